@@ -1,0 +1,7 @@
+"""Reads, checks, splits and packs the image set."""
+
+from __future__ import annotations
+
+from components.base import component
+
+prepare = component("prepare")

@@ -1,0 +1,7 @@
+"""Writes the one-file HTML report."""
+
+from __future__ import annotations
+
+from components.base import component
+
+report = component("report")

@@ -1,0 +1,1 @@
+"""What is made from the stage table for other runners: the Kubeflow pipeline and `dvc.yaml`."""

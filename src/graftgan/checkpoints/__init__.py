@@ -1,0 +1,1 @@
+"""Source checkpoints: the catalogue, and networks in safetensors files."""

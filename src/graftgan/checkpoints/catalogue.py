@@ -1,0 +1,177 @@
+"""The catalogue of source checkpoints: a YAML list of entries by path or URL, each with its sha256."""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, read_spec
+from graftgan.contract import atomic_path, digest_file
+from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
+from graftgan.gans.base import Gan
+from graftgan.gans.spec import GanSpec
+
+SCRATCH = "scratch"
+MAX_DOWNLOAD_BYTES = 4 << 30
+CHUNK_BYTES = 1 << 20
+
+
+class Source(BaseModel):
+    """One entry of the catalogue.
+
+    Attributes:
+        name: Unique name, used in `rank.sources` and `rank.choose`.
+        path: Checkpoint folder, relative to the catalogue file.
+        url: Address of the weights file, with the spec at the same address but for its name.
+        sha256: Digest of the weights file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    path: str | None = None
+    url: Annotated[str, Field(pattern=r"^(https|file)://")] | None = None
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    format: Literal["graftgan"] = "graftgan"
+    title: str = ""
+    domain: list[str] = Field(default_factory=list)
+    licence: str = "unknown"
+    kimg: float | None = None
+    resolution: int
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if (self.path is None) == (self.url is None):
+            raise ValueError("give either path or url")
+        if self.name == SCRATCH:
+            raise ValueError(f"{SCRATCH!r} is reserved for training without a source")
+        return self
+
+
+class Catalogue:
+    """The entries of one catalogue file.
+
+    Args:
+        path: The YAML file.
+
+    Raises:
+        MissingInput: If the file does not exist.
+        ConfigError: If an entry is wrong or a name occurs twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sources = _read(path)
+
+    def select(self, names: Sequence[str] | None) -> list[Source]:
+        """Return the entries called `names`, or all.
+
+        Raises:
+            ConfigError: If a name is not in the catalogue.
+        """
+        if names is None:
+            return list(self.sources)
+        by_name = {source.name: source for source in self.sources}
+        if unknown := [name for name in names if name not in by_name]:
+            raise ConfigError(f"{unknown[0]!r} is not in {self.path}", f"its sources are {', '.join(by_name)}")
+        return [by_name[name] for name in names]
+
+    def folder(self, source: Source, cache: Path) -> Path:
+        """Return the checkpoint folder of an entry, fetched if need be, with its digest checked.
+
+        Raises:
+            MissingInput: If the file is absent.
+            CheckpointError: If its sha256 is not the recorded one.
+        """
+        folder = self.path.parent / source.path if source.path else _fetch(source, cache)
+        weights = folder / WEIGHTS
+        if not weights.is_file():
+            raise MissingInput(f"source {source.name}: {weights} does not exist", f"correct its path in {self.path}")
+        if (found := digest_file(weights)) != source.sha256:
+            raise CheckpointError(
+                f"source {source.name}: {weights} has sha256 {found}, not {source.sha256}",
+                f"fetch the file again, or correct the entry in {self.path} if you trust it",
+            )
+        return folder
+
+    def spec(self, source: Source, cache: Path) -> GanSpec:
+        """Return the spec of an entry's networks."""
+        return read_spec(self.folder(source, cache) / SPEC)
+
+    def load(self, source: Source, cache: Path) -> Gan:
+        """Load an entry's networks, strictly.
+
+        Raises:
+            CheckpointError: If digest or tensors are not what the entry and the spec say.
+        """
+        return load_gan(self.folder(source, cache))
+
+
+def _read(path: Path) -> list[Source]:
+    try:
+        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInput(f"catalogue {path} does not exist", "correct rank.catalogue") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}", "correct the file") from None
+    if not isinstance(raw, list):
+        raise ConfigError(f"{path} is not a list of sources", "start each entry with `- name:`")
+    sources = []
+    for number, entry in enumerate(raw, 1):
+        try:
+            sources.append(Source.model_validate(entry))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise ConfigError(f"{path}, entry {number}: {place} {problem['msg']}", "correct the entry") from None
+    names = [source.name for source in sources]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"{path}: {', '.join(sorted(twice))} occurs twice", "give each source its own name")
+    return sources
+
+
+def _fetch(source: Source, cache: Path) -> Path:
+    assert source.url is not None
+    folder = cache / "sources" / source.sha256
+    for name, url in ((WEIGHTS, source.url), (SPEC, source.url.rsplit("/", 1)[0] + f"/{SPEC}")):
+        if not (folder / name).is_file():
+            logging.getLogger("graftgan").info("fetching %s", url)
+            with atomic_path(folder / name) as temporary:
+                download(url, temporary)
+    return folder
+
+
+def download(url: str, target: Path) -> None:
+    """Write what `url` holds to `target`.
+
+    Raises:
+        TryAgain: If the address does not answer.
+        CheckpointError: If it holds more than 4 GiB.
+    """
+    written = 0
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:
+            while chunk := answer.read(CHUNK_BYTES):
+                written += len(chunk)
+                if written > MAX_DOWNLOAD_BYTES:
+                    raise CheckpointError(f"{url} holds more than {MAX_DOWNLOAD_BYTES >> 30} GiB", "fetch it by hand")
+                file.write(chunk)
+    except OSError as error:
+        raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
+
+
+def card(folder: Path) -> dict[str, Any]:
+    """Return the card of a zoo checkpoint, or an empty one."""
+    try:
+        raw = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return raw if isinstance(raw, dict) else {}

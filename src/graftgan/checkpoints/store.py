@@ -1,0 +1,144 @@
+"""A GAN on disk: one safetensors file with three networks, and its spec as JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from graftgan.contract import read_json, write_json
+from graftgan.errors import CheckpointError, MissingInput
+from graftgan.gans.base import Gan, build
+from graftgan.gans.spec import GanSpec
+
+WEIGHTS = "gan.safetensors"
+SPEC = "spec.json"
+NETWORKS = ("generator", "generator_ema", "discriminator")
+
+
+@dataclass(frozen=True)
+class LoadTable:
+    """What a load did with each tensor.
+
+    Attributes:
+        loaded: Names found in file and network with equal shapes.
+        missing: Names the network has and the file lacks.
+        unexpected: Names the file has and the network lacks.
+        reshaped: Names whose shapes differ, as `name: file shape, network shape`.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every tensor was found and fits."""
+        return not (self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded"]
+        for word in ("missing", "unexpected", "reshaped"):
+            if names := getattr(self, word):
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                parts.append(f"{len(names)} {word} ({', '.join(names[:3])}{more})")
+        return ", ".join(parts)
+
+
+def compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> LoadTable:
+    """Compare names and shapes of a file's tensors with a network's."""
+    both = [name for name in expected if name in tensors]
+    fits = [name for name in both if tensors[name].shape == expected[name].shape]
+    return LoadTable(
+        loaded=tuple(fits),
+        missing=tuple(name for name in expected if name not in tensors),
+        unexpected=tuple(name for name in tensors if name not in expected),
+        reshaped=tuple(
+            f"{name}: {list(tensors[name].shape)}, {list(expected[name].shape)}" for name in both if name not in fits
+        ),
+    )
+
+
+def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tensor]:
+    """Return the state of the named networks as contiguous CPU tensors with dotted names."""
+    tensors = {}
+    for network in networks:
+        for name, tensor in getattr(gan, network).state_dict().items():
+            tensors[f"{network}.{name}"] = tensor.detach().cpu().contiguous().clone()
+    return tensors
+
+
+def save_gan(gan: Gan, folder: Path, weights: str = WEIGHTS) -> None:
+    """Write weights and spec into `folder`, which must exist."""
+    save_file(gan_tensors(gan), folder / weights)
+    write_json(folder / SPEC, gan.spec.to_dict())
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        MissingInput: If there is no such file.
+        CheckpointError: If it is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist", "correct the path, or rebuild the checkpoint")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}", "fetch or build it again") from None
+
+
+def read_spec(path: Path) -> GanSpec:
+    """Read the spec beside a weights file.
+
+    Raises:
+        CheckpointError: If it does not describe a network.
+    """
+    raw = read_json(path)
+    try:
+        return GanSpec.from_dict(raw)
+    except Exception as error:
+        raise CheckpointError(f"{path} does not describe a network: {error}", "fetch or build it again") from error
+
+
+def load_network(network: nn.Module, tensors: dict[str, Tensor], origin: Path) -> LoadTable:
+    """Load tensors into a network, all of them or none.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, of another shape, or not finite.
+    """
+    table = compare(tensors, network.state_dict())
+    if not table.whole:
+        raise CheckpointError(f"{origin} does not fit its network: {table}", "use the file the spec was written for")
+    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(f"{origin} holds values that are not finite in {', '.join(bad[:3])}", "use another file")
+    network.load_state_dict(tensors)
+    return table
+
+
+def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
+    """Load all three networks of a checkpoint folder, strictly.
+
+    Raises:
+        MissingInput: If a file is absent.
+        CheckpointError: If the file is damaged, or a tensor does not fit.
+    """
+    spec = read_spec(folder / SPEC)
+    tensors = read_tensors(folder / weights)
+    gan = build(spec, seed=0)
+    for network in NETWORKS:
+        prefix = f"{network}."
+        part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        load_network(getattr(gan, network), part, folder / weights)
+    strays = [name for name in tensors if name.split(".")[0] not in NETWORKS]
+    if strays:
+        raise CheckpointError(f"{folder / weights} holds unknown tensors: {', '.join(strays[:3])}", "use another file")
+    return gan

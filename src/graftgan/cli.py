@@ -1,0 +1,307 @@
+"""The command line: one sub-command a stage, and a few helpers. It parses, calls, and maps errors to exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from graftgan import __version__
+from graftgan.errors import ConfigError, GraftganError
+from graftgan.stages.specs import STAGES, StageSpec
+
+INTERRUPTED = 143
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every stage command takes."""
+
+    params: Path
+    assignments: tuple[str, ...]
+    out: Path
+    dry_run: bool
+    force: bool
+    resume: str
+
+
+def stage_options(function: Function) -> Function:
+    """Add the options that every stage takes."""
+    options = [
+        click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True,
+                     help="The parameters file."),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable."),
+        click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True,
+                     help="Folder of all outputs."),
+        click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, write nothing."),
+        click.option("--force", is_flag=True, help="Run even if nothing changed."),
+        click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True,
+                     help="Whether to go on from saved training state."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__)
+@click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
+def cli(verbose: bool) -> None:
+    """Adapt pretrained GANs to small image sets, reproducibly.
+
+    A run goes through six stages: prepare, rank, finetune, evaluate, report, register.
+    `graftgan run` does all of them with the parameters of params.yaml.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(Plain())
+    logger = logging.getLogger("graftgan")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+class Plain(logging.Formatter):
+    """Messages as they are, warnings and errors with their level in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def add_stage(spec: StageSpec) -> None:
+    """Add the sub-command of one stage."""
+
+    @cli.command(spec.name, help=spec.help, context_settings={"ignore_unknown_options": False})
+    @stage_options
+    @click.option("--kfp-executor-input", "executor_input", metavar="JSON", help="Run as a Kubeflow task.")
+    def command(executor_input: str | None, **given: Any) -> None:
+        if executor_input is not None:
+            run_as_task(spec, executor_input)
+        else:
+            run_stages([spec], Options(**given))
+
+
+for _spec in STAGES:
+    add_stage(_spec)
+
+
+@cli.command("run")
+@stage_options
+def run_command(**given: Any) -> None:
+    """Run all stages in order, skipping those that are up to date."""
+    run_stages(list(STAGES), Options(**given))
+
+
+def run_stages(specs: list[StageSpec], options: Options) -> None:
+    """Run stages one after another, or say what would happen."""
+    from graftgan import config
+    from graftgan.context import StopSignal
+    from graftgan.engine import Job, default_paths
+    from graftgan.runner import finish_tracking, run_stage, summarise
+
+    params = config.load(options.params, options.assignments)
+    jobs = [Job(spec, params, *default_paths(spec, options.out)) for spec in specs]
+    if options.dry_run:
+        from graftgan.dryrun import explain
+
+        for line in explain(jobs, options.force):
+            click.echo(line)
+        return
+    stop = StopSignal()
+    stop.install()
+    try:
+        for job in jobs:
+            result, ran = run_stage(job, stop, options.force, options.resume)
+            summarise(job.spec, result, ran)
+    finally:
+        finish_tracking()
+
+
+def run_as_task(spec: StageSpec, executor_input: str) -> None:
+    """Run a stage as one task of a Kubeflow pipeline."""
+    from graftgan import config, kfp_io
+    from graftgan.context import StopSignal
+    from graftgan.engine import Job
+    from graftgan.runner import finish_tracking, run_stage, summarise
+
+    call = kfp_io.read(executor_input)
+    params = config.loads(call.config_json, call.assignments)
+    stop = StopSignal()
+    stop.install()
+    try:
+        result, ran = run_stage(Job(spec, params, call.inputs, call.outputs), stop)
+    finally:
+        finish_tracking()
+    kfp_io.write(call, result)
+    summarise(spec, result, ran)
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Show, check and explain the parameters."""
+
+
+@config_group.command("show")
+@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="One line of canonical JSON, as pipelines take it.")
+def config_show(params: Path, assignments: tuple[str, ...], as_json: bool) -> None:
+    """Print the parameters with all defaults filled in."""
+    import yaml
+
+    from graftgan import config
+    from graftgan.contract import canonical_json
+
+    resolved = config.load(params, assignments).model_dump(mode="json")
+    click.echo(canonical_json(resolved) if as_json else yaml.safe_dump(resolved, sort_keys=False).rstrip())
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of params.yaml, for editors."""
+    from graftgan.config import Params
+
+    click.echo(json.dumps(Params.model_json_schema(), indent=2))
+
+
+@config_group.command("explain")
+@click.argument("key")
+def config_explain(key: str) -> None:
+    """Tell what KEY means, takes and defaults to."""
+    from graftgan.config import explain
+
+    click.echo(explain(key))
+
+
+@config_group.command("methods")
+def config_methods() -> None:
+    """List the transfer methods that finetune.method takes."""
+    from graftgan.transfer import METHODS
+
+    for name, method in METHODS.items():
+        click.echo(f"{name:12} {method.help}")
+
+
+@cli.command("doctor")
+@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
+def doctor_command(params: Path) -> None:
+    """Say what this machine has and lacks, each line with its remedy."""
+    from graftgan.doctor import examine
+
+    findings = examine(params)
+    for finding in findings:
+        click.echo(str(finding))
+    if any(finding.status == "missing" for finding in findings):
+        raise SystemExit(1)
+
+
+@cli.command("sample")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--seeds", default="0-63", show_default=True, help="Seeds: 7, 0-63 or 1,5,9-12.")
+@click.option("--psi", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0), help="Truncation.")
+@click.option("--class", "label", type=int, help="Class id, for conditional models.")
+@click.option("--columns", default=8, show_default=True, type=click.IntRange(1, 64), help="Columns of the grid.")
+@click.option("--scale-px", default=64, show_default=True, type=int, help="Smallest side of a cell in pixels.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True,
+              help="A .png for a grid, a .gif for an interpolation, or a folder for single images.")
+@click.option("--frames", default=16, show_default=True, type=click.IntRange(2, 240), help="Frames a leg of a .gif.")
+def sample_command(**given: Any) -> None:
+    """Draw pictures from MODEL: a checkpoint folder, or a registered package."""
+    from graftgan.sampling import draw
+
+    click.echo(draw(**given))
+
+
+@cli.group("source")
+def source_group() -> None:
+    """Look at the catalogue of source checkpoints."""
+
+
+@source_group.command("list")
+@click.option("--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True)
+def source_list(catalogue: Path) -> None:
+    """List the sources."""
+    from graftgan.checkpoints.catalogue import Catalogue
+
+    for source in Catalogue(catalogue).sources:
+        kimg = f"{source.kimg:g} kimg" if source.kimg else ""
+        click.echo(f"{source.name:18} {source.resolution:5} px  {kimg:10} {source.licence:24} {source.title}")
+
+
+@source_group.command("verify")
+@click.option("--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True)
+def source_verify(catalogue: Path) -> None:
+    """Check every source's digest and load it strictly."""
+    from graftgan.checkpoints.catalogue import Catalogue
+    from graftgan.engine import cache_home
+
+    shelf = Catalogue(catalogue)
+    for source in shelf.sources:
+        gan = shelf.load(source, cache_home())
+        click.echo(f"{source.name}: whole, {gan.spec.family} {gan.spec.resolution} px")
+
+
+@cli.group("weights")
+def weights_group() -> None:
+    """Weights of feature extractors."""
+
+
+@weights_group.command("fetch")
+@click.argument("name", type=click.Choice(["inception"]))
+def weights_fetch(name: str) -> None:
+    """Download weights that may not be shipped, and check their digest."""
+    from graftgan.weights import fetch
+
+    click.echo(f"{name}: {fetch(name)}")
+
+
+@cli.command("sync")
+@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable.")
+def sync_command(params: Path, assignments: tuple[str, ...]) -> None:
+    """Send journalled runs to the MLflow server."""
+    from graftgan import config
+    from graftgan.sync import sync
+    from graftgan.tracker import journal_root
+
+    report = sync(journal_root(), config.load(params, assignments).track)
+    click.echo(str(report))
+    if not report.complete:
+        raise SystemExit(75)
+
+
+def fail(error: GraftganError) -> NoReturn:
+    """Print an expected failure and leave with its code."""
+    click.echo(f"error: {error}", err=True)
+    raise SystemExit(error.exit_code)
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        cli(standalone_mode=False)
+    except GraftganError as error:
+        fail(error)
+    except click.UsageError as error:
+        error.show()
+        raise SystemExit(ConfigError.exit_code) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(error.exit_code) from None
+    except (click.Abort, KeyboardInterrupt):
+        raise SystemExit(INTERRUPTED) from None
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(75 if error.errno == 28 else 1) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""What crosses between stages: digests, atomic writes and the deterministic `result.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from graftgan.errors import MissingInput, TryAgain
+
+SCHEMA_VERSION = 1
+CHUNK_BYTES = 1 << 20
+
+
+def canonical_json(value: Any) -> str:
+    """Return `value` as JSON with sorted keys and no spaces, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_text(text: str) -> str:
+    """Return the sha256 of `text` in UTF-8 as 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes as 64 hex digits."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def digest_path(path: Path) -> str:
+    """Return one digest of a file, or of a folder's relative names and contents.
+
+    Raises:
+        MissingInput: If `path` does not exist.
+    """
+    if path.is_file():
+        return digest_file(path)
+    if not path.is_dir():
+        raise MissingInput(f"{path} does not exist", "run the stage that makes it, or correct the path")
+    lines = [
+        f"{file.relative_to(path).as_posix()}\0{digest_file(file)}"
+        for file in sorted(path.rglob("*"), key=lambda f: f.relative_to(path).as_posix())
+        if file.is_file()
+    ]
+    return digest_text("\n".join(lines))
+
+
+def size_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Give a temporary path beside `target` that takes its place, whole, when the block ends well.
+
+    The block may make a file or a folder there. On an exception the temporary is removed and an
+    earlier `target` stays as it was.
+
+    Raises:
+        TryAgain: If the disk is full.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = holder / target.name
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            _sync(file)
+        _replace(temporary, target, holder)
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno == 28:
+            raise TryAgain(f"no space left on the disk of {target}", "free some space and run again") from error
+        raise
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _replace(temporary: Path, target: Path, holder: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        target.rename(holder / "old")
+    try:
+        temporary.rename(target)
+    except OSError:
+        if (holder / "old").exists():
+            (holder / "old").rename(target)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, in UTF-8 with Unix line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` atomically as indented JSON with sorted keys."""
+    write_text(path, json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file that an earlier stage wrote.
+
+    Raises:
+        MissingInput: If the file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingInput(f"{path} does not exist", "run the stage that makes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MissingInput(f"{path} is not valid JSON: {error}", "run the stage that makes it again") from None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One output as `result.json` records it."""
+
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage did, free of times, hosts and ids, so that equal runs give equal bytes.
+
+    Attributes:
+        stage: Name of the stage.
+        config: sha256 of the canonical JSON of the configuration leaves that the stage reads.
+        code: sha256 of the package's source files.
+        inputs: Digest of each input.
+        outputs: Digest and size of each output that is not volatile.
+        metrics: Scalar results, by name.
+        warnings: Sentences for the person who reads the report.
+        status: "done".
+        schema: Version of this record.
+    """
+
+    stage: str
+    config: str
+    code: str
+    inputs: dict[str, str]
+    outputs: dict[str, Entry] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    status: str = "done"
+    schema: int = SCHEMA_VERSION
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read the record back.
+
+        Raises:
+            MissingInput: If the file is absent, unreadable or of another schema.
+        """
+        raw = read_json(path)
+        try:
+            raw["outputs"] = {name: Entry(**entry) for name, entry in raw["outputs"].items()}
+            raw["warnings"] = tuple(raw["warnings"])
+            result = cls(**raw)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MissingInput(f"{path} is not a stage result: {error}", "run the stage again") from None
+        if result.schema != SCHEMA_VERSION:
+            raise MissingInput(f"{path} has schema {result.schema}, not {SCHEMA_VERSION}", "run the stage again")
+        return result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage function hands back: scalar metrics, and warnings for people."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Image sets: reading, decoding, checking, splitting, packing; and the reader of what was packed."""

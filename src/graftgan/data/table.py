@@ -1,0 +1,144 @@
+"""Reads an image set from a parquet file with encoded images in a column."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from graftgan.data.sources import RawImage, first_lines, refuse_bomb, refuse_crowd
+from graftgan.errors import DataError
+
+BATCH_ROWS = 64
+LICENCE_KEYS = (b"licence", b"license")
+REMEDY = "give a parquet file with a column 'image' of encoded images; 'name', 'group', 'label' are optional"
+
+
+class ParquetSource:
+    """An image set in a parquet file, in the order of its rows.
+
+    The column `image` holds the bytes, or a struct with a field `bytes` as Hugging Face datasets write it.
+    Optional columns: `name` (unique text), `group` (images of one group are never split), `label` (text or
+    integer). A key `licence` of the schema metadata holds the licence.
+
+    Args:
+        path: The parquet file.
+        max_file_bytes: Larger images are not read.
+
+    Raises:
+        DataError: If it is damaged, a bomb, has no image column or clashing names.
+    """
+
+    ignored = 0
+
+    def __init__(self, path: Path, max_file_bytes: int) -> None:
+        self._path = path
+        self._limit = max_file_bytes
+        self.warnings: list[str] = []
+        with self._open() as file:
+            schema = file.schema_arrow
+            self._check_schema(schema)
+            self._check_size(file.metadata)
+            self.total = int(file.metadata.num_rows)
+            metadata = schema.metadata or {}
+            licences = [metadata[key] for key in LICENCE_KEYS if key in metadata]
+            self.licence = first_lines(licences[0]) if licences else ""
+            self._columns = [c for c in ("image", "name", "group", "label") if c in schema.names]
+            self._label_names = _class_names(metadata)
+            self._check_names(file)
+
+    def images(self) -> Iterator[RawImage]:
+        """Yield the images by row."""
+        row = 0
+        with self._open() as file:
+            try:
+                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=self._columns):
+                    for record in batch.to_pylist():
+                        yield self._raw(row, record)
+                        row += 1
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(
+                    f"{self._path}: row {row} or later is damaged: {error}", "make the file again"
+                ) from None
+
+    def _open(self) -> Any:
+        try:
+            return pq.ParquetFile(self._path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self._path} is not a readable parquet file: {error}", "make the file again"
+            ) from None
+
+    def _check_schema(self, schema: Any) -> None:
+        if "image" not in schema.names:
+            raise DataError(f"{self._path} has no column 'image', only {', '.join(schema.names)}", REMEDY)
+        kind = schema.field("image").type
+        if pa.types.is_struct(kind):
+            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(f"{self._path}: column 'image' is of type {kind}, not binary", REMEDY)
+        for name, allowed in (("name", _is_text), ("group", _is_key), ("label", _is_key)):
+            if name in schema.names and not allowed(schema.field(name).type):
+                found = schema.field(name).type
+                raise DataError(f"{self._path}: column {name!r} is of type {found}", REMEDY)
+
+    def _check_size(self, metadata: Any) -> None:
+        refuse_crowd(self._path, metadata.num_rows)
+        for group in range(metadata.num_row_groups):
+            for index in range(metadata.num_columns):
+                column = metadata.row_group(group).column(index)
+                what = f"column {column.path_in_schema!r}"
+                refuse_bomb(self._path, what, column.total_compressed_size, column.total_uncompressed_size)
+
+    def _check_names(self, file: Any) -> None:
+        if "name" not in self._columns:
+            return
+        seen = set()
+        for name in file.read(columns=["name"]).column("name").to_pylist():
+            if not name or name in seen:
+                fault = f"the name {name!r} twice" if name else "a row without name"
+                raise DataError(
+                    f"{self._path} has {fault}", "give every row its own name, or drop the column"
+                )
+            seen.add(name)
+
+    def _raw(self, row: int, record: dict[str, Any]) -> RawImage:
+        image = record["image"]
+        data = image.get("bytes") if isinstance(image, dict) else image
+        bad = "" if data else "no image bytes"
+        if data and len(data) > self._limit:
+            data, bad = b"", f"{len(data)} bytes, more than data.max_file_bytes = {self._limit}"
+        label, group = record.get("label"), record.get("group")
+        return RawImage(
+            name=record.get("name") or f"row-{row:07}",
+            data=data or b"",
+            label=None if label is None or label == -1 else self._label_name(label),
+            group="" if group is None else str(group),
+            bad=bad,
+        )
+
+    def _label_name(self, label: str | int) -> str:
+        if isinstance(label, int) and 0 <= label < len(self._label_names):
+            return self._label_names[label]
+        return str(label)
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_key(kind: Any) -> bool:
+    return _is_text(kind) or bool(pa.types.is_integer(kind))
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
+    """Return the names of integer labels that Hugging Face datasets keep in the schema metadata."""
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+        return [str(name) for name in names]
+    except (KeyError, TypeError, ValueError):
+        return []

@@ -1,0 +1,57 @@
+"""Which device and which number format the networks compute in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from graftgan.errors import ConfigError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `runtime.device` names; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: If the device is unknown or absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"runtime.device: {name!r} is not a device", "use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise ConfigError(f"runtime.device: {name} is not on this machine", "use auto or cpu")
+    return device
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Tell whether the device has bfloat16 arithmetic, rather than an emulation that is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Return the autocast type that `finetune.precision` names.
+
+    Raises:
+        ConfigError: If fp16 is asked for on a CPU.
+    """
+    if precision == "auto":
+        return torch.bfloat16 if computes_bf16(device) else torch.float32
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("finetune.precision: fp16 needs a GPU", "use auto, bf16 or fp32")
+    return PRECISIONS[precision]
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """Return the configuration word for a dtype."""
+    return next(name for name, value in PRECISIONS.items() if value is dtype)

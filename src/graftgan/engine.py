@@ -1,0 +1,204 @@
+"""Runs one stage: checks its inputs, skips it when nothing changed, and puts its outputs in place whole."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import graftgan
+from graftgan.config import Params, config_digest, leaves
+from graftgan.context import Context
+from graftgan.contract import (
+    Entry,
+    Outcome,
+    Result,
+    atomic_path,
+    canonical_json,
+    digest_file,
+    digest_path,
+    digest_text,
+    size_bytes,
+    write_json,
+)
+from graftgan.digests import DigestCache
+from graftgan.errors import GraftganError, MissingInput
+from graftgan.stages.specs import StageSpec, stage
+
+StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
+
+
+def home() -> Path:
+    """Return the folder for training state and the local tracking store: `$GRAFTGAN_HOME` or `.graftgan`."""
+    return Path(os.environ.get("GRAFTGAN_HOME", ".graftgan"))
+
+
+def cache_home() -> Path:
+    """Return the folder for caches: `$GRAFTGAN_CACHE` or the user's cache folder."""
+    if given := os.environ.get("GRAFTGAN_CACHE"):
+        return Path(given)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("graftgan"))
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return the sha256 over the package's source files."""
+    root = Path(graftgan.__file__).parent
+    files = sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix())
+    return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))
+
+
+def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the input and output paths of a stage in the folder layout `out/STAGE/PORT`."""
+    inputs = {name: out.joinpath(*origin.split(".")) for name, origin in spec.inputs.items()}
+    for name, origin in spec.inputs.items():
+        writer, port = origin.split(".")
+        if not stage(writer).port(port).folder:
+            inputs[name] = inputs[name].with_suffix(suffix_of(port))
+    outputs = {p.name: out / spec.name / (p.name if p.folder else p.name + suffix_of(p.name)) for p in spec.outputs}
+    return inputs, outputs | {"result": out / spec.name / "result.json"}
+
+
+def suffix_of(port: str) -> str:
+    """Return the file suffix of a port that is a single file."""
+    return ".html" if port == "report" else ".json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage with its paths and parameters, ready to run.
+
+    Attributes:
+        spec: The stage.
+        params: All parameters.
+        inputs: Path of each input.
+        outputs: Path of each output, and of `result`.
+    """
+
+    spec: StageSpec
+    params: Params
+    inputs: Mapping[str, Path]
+    outputs: Mapping[str, Path]
+
+    def external(self) -> dict[str, Path]:
+        """Return the paths that the parameters name."""
+        flat = leaves(self.params, self.spec.external)
+        return {key: Path(flat[key]) for key in self.spec.external}
+
+    def input_digests(self) -> dict[str, str]:
+        """Return the digest of every input, internal and external.
+
+        Raises:
+            MissingInput: If one does not exist.
+        """
+        digests = {}
+        for name, path in sorted(self.inputs.items()):
+            if not path.exists():
+                writer = self.spec.inputs[name].split(".")[0]
+                raise MissingInput(f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`")
+            digests[name] = digest_path(path)
+        cache = DigestCache(cache_home())
+        for key, path in self.external().items():
+            if not path.exists():
+                raise MissingInput(f"{key}: {path} does not exist", f"correct {key} in the parameters")
+            digests[key] = cache.digest(path)
+        return digests
+
+    def plan(self) -> Result:
+        """Return the result record as it stands before the stage has run."""
+        return Result(
+            stage=self.spec.name,
+            config=config_digest(self.params, self.spec.params),
+            code=code_digest(),
+            inputs=self.input_digests(),
+        )
+
+    def done_before(self, plan: Result) -> Result | None:
+        """Return the earlier result if it has the same plan and its outputs are as it left them."""
+        try:
+            earlier = Result.read(self.outputs["result"])
+        except MissingInput:
+            return None
+        same = (earlier.config, earlier.code, earlier.inputs) == (plan.config, plan.code, plan.inputs)
+        if not same or not all(p.exists() for p in self.outputs.values()):
+            return None
+        whole = all(digest_path(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items())
+        return earlier if whole else None
+
+
+def state_key(plan: Result) -> str:
+    """Return the name of the state folder of a plan."""
+    text = canonical_json([plan.stage, plan.config, plan.code, plan.inputs])
+    return f"{plan.stage}-{digest_text(text)[:16]}"
+
+
+def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = False) -> tuple[Result, bool]:
+    """Run a stage unless an equal run left its outputs in place.
+
+    Args:
+        job: What to run.
+        make_context: Makes the context, given the state folder; called only if the stage runs.
+        force: Run even if nothing changed.
+
+    Returns:
+        The result, and whether the stage ran.
+    """
+    plan = job.plan()
+    if not force and (earlier := job.done_before(plan)):
+        return earlier, False
+    started = time.time()
+    context = make_context(home() / "state" / state_key(plan))
+    function: StageFunction = importlib.import_module(job.spec.entry).run
+    job.outputs["result"].unlink(missing_ok=True)
+    with ExitStack() as stack:
+        temporary = {p.name: stack.enter_context(atomic_path(job.outputs[p.name])) for p in job.spec.outputs}
+        for port in job.spec.outputs:
+            if port.folder:
+                temporary[port.name].mkdir()
+        outcome = function(job.inputs, job.params, temporary, context)
+        _check_written(job.spec, temporary)
+    entries = {
+        p.name: Entry(digest_path(job.outputs[p.name]), size_bytes(job.outputs[p.name]))
+        for p in job.spec.outputs
+        if not p.volatile
+    }
+    result = Result(
+        plan.stage, plan.config, plan.code, plan.inputs, entries, dict(outcome.metrics), tuple(outcome.warnings)
+    )
+    write_json(job.outputs["result"].with_name("run.json"), run_facts(time.time() - started))
+    result.write(job.outputs["result"])
+    return result, True
+
+
+def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:
+    for port in spec.outputs:
+        if not paths[port.name].exists():
+            raise GraftganError(f"stage {spec.name} did not write its output {port.name}")
+
+
+def run_facts(seconds: float) -> dict[str, Any]:
+    """Return the volatile facts of a run: time, machine, versions. Never an input of anything."""
+    import importlib.metadata as metadata
+
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "seconds": round(seconds, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("graftgan", "torch", "numpy", "mlflow", "kfp", "dvc")},
+    }

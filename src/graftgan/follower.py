@@ -1,0 +1,206 @@
+"""A process beside the stages that sends their journals on while they run.
+
+`python -m graftgan.follower` reads the tracking configuration from its standard input and works until that
+closes, which also happens when the stages' process is killed. Until the server answers, it does not even
+import the server's client.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from graftgan.config import Track
+from graftgan.errors import ConfigError
+from graftgan.journal import journals, marker_path, pending_bytes, read_marker, redacted
+
+POLL_S = 1.0
+RETRY_S = 5.0
+MAX_RETRY_S = 60.0
+STARTUP_S = 15.0
+LOCAL_PATIENCE_S = 120.0
+_log = logging.getLogger("graftgan")
+
+
+def check_uri(uri: str) -> None:
+    """Refuse the addresses that MLflow itself refuses.
+
+    Raises:
+        ConfigError: If the address names a folder; MLflow 3 keeps no runs in plain files.
+    """
+    scheme = urlsplit(uri).scheme
+    if len(scheme) <= 1 or scheme == "file":
+        raise ConfigError(
+            f"track.uri: {redacted('uri', uri)!r} names a folder, and MLflow keeps no runs in plain files",
+            "use sqlite:///.graftgan/mlflow.db or the http(s) address of a server",
+        )
+
+
+def is_remote(uri: str) -> bool:
+    """Tell whether a store is reached over HTTP."""
+    return uri.startswith(("http://", "https://"))
+
+
+def reachable(uri: str, timeout_s: float) -> bool:
+    """Tell within `timeout_s` whether an HTTP address has a listener; other stores count as reachable."""
+    if not is_remote(uri):
+        return True
+    parts = urlsplit(uri)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    answered = threading.Event()
+
+    def connect() -> None:
+        try:
+            with socket.create_connection((parts.hostname or "", port), timeout=timeout_s):
+                answered.set()
+        except OSError:
+            pass
+
+    # In a thread, because looking up a name heeds no time limit.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answered.is_set()
+
+
+@dataclass
+class _Follower:
+    process: subprocess.Popen[bytes]
+    folder: Path
+    track: Track
+    owner: int
+    started_s: float
+
+
+_followers: dict[Path, _Follower] = {}
+
+
+def follow(folder: Path, track: Track) -> None:
+    """Start a follower of a folder of journals unless this process already has one; never raises."""
+    known = _followers.get(folder.resolve())
+    if known and known.process.poll() is None and known.owner == os.getpid():
+        return
+    try:
+        with (folder / "follower.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "graftgan.follower", str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the stage; the follower ends with its standard input.
+            )
+        assert process.stdin is not None
+        process.stdin.write(track.model_dump_json().encode() + b"\n")
+        process.stdin.flush()
+    except OSError as error:
+        _log.warning("runs are journalled only: %s", error)
+        return
+    if not _followers:
+        atexit.register(drain)
+    _followers[folder.resolve()] = _Follower(process, folder, track, os.getpid(), time.time())
+
+
+def drain() -> bool:
+    """Let the followers of this process send the rest, and end them.
+
+    A server that is away costs at most `track.timeout_s` and a start-up of the follower; one that answers
+    may go on for as long as something arrives.
+
+    Returns:
+        Whether everything arrived. If not, one warning was logged.
+    """
+    mine = [key for key, follower in _followers.items() if follower.owner == os.getpid()]
+    arrived = [_end(_followers.pop(key)) for key in mine]
+    return all(arrived)
+
+
+def _end(follower: _Follower) -> bool:
+    process = follower.process
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except OSError:
+        _log.debug("the follower had ended before")
+    closed_s = time.time()
+    while process.poll() is None and time.time() < _deadline(follower, closed_s):
+        time.sleep(0.05)
+    if process.poll() is None:
+        process.kill()
+    if process.wait() == 0:
+        return True
+    _log.warning(
+        "MLflow at %s did not take everything; the rest waits in %s, and `graftgan sync` sends it",
+        redacted("uri", follower.track.uri),
+        follower.folder,
+    )
+    return False
+
+
+def _deadline(follower: _Follower, closed_s: float) -> float:
+    track = follower.track
+    patience = track.timeout_s + 1.0 if is_remote(track.uri) else LOCAL_PATIENCE_S
+    markers = [marker_path(path) for path in journals(follower.folder)]
+    sent_s = max((m.stat().st_mtime for m in markers if m.exists()), default=0.0)
+    return max(closed_s, sent_s, follower.started_s + STARTUP_S) + patience
+
+
+def abandoned(path: Path) -> bool:
+    """Tell whether the server shows a run as running whose process is gone."""
+    if not read_marker(path).open:
+        return False
+    try:
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def push(folder: Path, track: Track) -> bool:
+    """Send what is pending below a folder; tell whether all of it arrived."""
+    if not any(pending_bytes(path) or abandoned(path) for path in journals(folder)):
+        return True
+    if not reachable(track.uri, track.timeout_s):
+        return False
+    from graftgan.sync import sync  # noqa: PLC0415 - the client takes seconds to import
+
+    return sync(folder, track).complete
+
+
+def main(arguments: list[str]) -> int:
+    """Follow the folder named on the command line until standard input closes.
+
+    Returns:
+        0 if everything arrived, else 1.
+    """
+    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    folder = Path(arguments[0])
+    track = Track.model_validate_json(sys.stdin.buffer.readline())
+    over = threading.Event()
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        over.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    pause_s = 0.0
+    while True:
+        last = over.wait(pause_s)
+        sent = push(folder, track)
+        if last:
+            return 0 if sent else 1
+        pause_s = POLL_S if sent else min(max(2 * pause_s, RETRY_S), MAX_RETRY_S)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,197 @@
+"""A GAN as the rest of the package sees it: three networks and a spec; built by family, sampled by seed."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from graftgan.errors import ConfigError
+from graftgan.gans import FAMILIES
+from graftgan.gans.spec import GanSpec
+
+NoiseMode = Literal["random", "const", "none"]
+
+
+class Generator(nn.Module, ABC):
+    """Latents to images. Every family's generator is one of these."""
+
+    spec: GanSpec
+
+    @abstractmethod
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        noise_mode: NoiseMode = "random",
+    ) -> Tensor:
+        """Map ``z`` [N, z_dim] and class ids [N] to float32 images [N, channels, R, R] around [-1, 1]."""
+
+
+class Discriminator(nn.Module, ABC):
+    """Images to one logit each. Every family's discriminator is one of these."""
+
+    spec: GanSpec
+
+    @abstractmethod
+    def features(self, img: Tensor, mbstd_split: int = 1) -> Tensor:
+        """Return the float32 input [N, F] of the last linear layer."""
+
+    @abstractmethod
+    def forward(self, img: Tensor, labels: Tensor | None = None, mbstd_split: int = 1) -> Tensor:
+        """Map images [N, channels, R, R] and class ids [N] to float32 logits [N, 1].
+
+        ``mbstd_split`` is the number of equal parts, one behind the other, whose batch statistics are
+        kept apart (2 for a batch ``cat(fake, real)``).
+        """
+
+
+@dataclass
+class Gan:
+    """A spec with its networks.
+
+    Attributes:
+        spec: Sizes that the networks were built from.
+        generator: The generator under training.
+        discriminator: The discriminator under training.
+        generator_ema: Moving average of the generator in evaluation mode, without gradients; sample from it.
+    """
+
+    spec: GanSpec
+    generator: Generator
+    discriminator: Discriminator
+    generator_ema: Generator
+
+    def to(self, device: torch.device | str) -> Gan:
+        """Move all three networks to ``device`` and return self."""
+        for net in (self.generator, self.discriminator, self.generator_ema):
+            net.to(device)
+        return self
+
+
+def build(spec: GanSpec, seed: int | None = None) -> Gan:
+    """Build freshly initialised networks.
+
+    Args:
+        spec: Family and sizes.
+        seed: Seed of the initial weights; the global random state is then left as it was. None draws from it.
+
+    Returns:
+        The networks in float32 on torch's default device; ``generator_ema`` equals ``generator``.
+
+    Raises:
+        ConfigError: The family is unknown.
+    """
+    if spec.family not in FAMILIES:
+        raise ConfigError(f"family is {spec.family!r}", f"Known families are {', '.join(sorted(FAMILIES))}.")
+    family = importlib.import_module(FAMILIES[spec.family])
+    with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        generator, discriminator = family.build_networks(spec)
+    ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    return Gan(spec, generator, discriminator, ema)
+
+
+def to_uint8(img: Tensor) -> NDArray[np.uint8]:
+    """Convert images [N, C, H, W] in [-1, 1] to uint8 [N, H, W, C]; values outside are clipped."""
+    scaled = (img.detach().float() * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    array: NDArray[np.uint8] = np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
+    return array
+
+
+def draw_latents(spec: GanSpec, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Draw ``z`` [n, z_dim] and, for a conditional spec, uniform class ids [n] from a CPU generator.
+
+    Images are drawn one after the other, so a longer or differently cut series begins with the same images.
+    """
+    z, labels = [], []
+    for _ in range(n):
+        z.append(torch.randn(spec.z_dim, generator=rng))
+        if spec.classes:
+            labels.append(torch.randint(spec.classes, (), generator=rng))
+    stacked = torch.stack(z) if z else torch.empty(0, spec.z_dim)
+    return stacked, torch.stack(labels) if labels else None
+
+
+@torch.no_grad()
+def sample(
+    generator: Generator,
+    n: int,
+    seed: int,
+    truncation_psi: float = 1.0,
+    labels: int | Sequence[int] | None = None,
+    batch: int = 64,
+) -> NDArray[np.uint8]:
+    """Sample ``n`` images that depend on the seed and their place only.
+
+    Image i is the same for every ``n`` and, to float rounding, for every ``batch``: latents come from one
+    stream and the noise is the network's constant one.
+
+    Args:
+        generator: Any family's generator; it is put in evaluation mode while sampling.
+        n: Number of images.
+        seed: Seed of the latents (and of the classes, when ``labels`` is None).
+        truncation_psi: 1 keeps the learnt distribution, less pulls w towards its mean, 0 is the mean image.
+        labels: One class id for all images, or one each. None draws them uniformly if there are classes.
+        batch: Images computed at a time.
+
+    Returns:
+        uint8 [n, R, R, channels].
+
+    Raises:
+        ConfigError: Labels are given to an unconditional generator, are too few or out of range.
+    """
+    wanted = _checked_labels(generator.spec, n, labels)
+    rng = torch.Generator().manual_seed(seed)
+    device = next(generator.parameters()).device
+    spec = generator.spec
+    images = np.empty((n, spec.resolution, spec.resolution, spec.channels), np.uint8)
+    was_training = generator.training
+    generator.eval()
+    try:
+        for start in range(0, n, batch):
+            stop = min(start + batch, n)
+            z, drawn = draw_latents(spec, stop - start, rng)
+            ids = drawn if wanted is None else wanted[start:stop]
+            img = generator(z.to(device), None if ids is None else ids.to(device), truncation_psi, "const")
+            images[start:stop] = to_uint8(img)
+    finally:
+        generator.train(was_training)
+    return images
+
+
+def _checked_labels(spec: GanSpec, n: int, labels: int | Sequence[int] | None) -> Tensor | None:
+    if labels is None:
+        return None
+    if not spec.classes:
+        raise ConfigError("labels were given, but this network has no classes", "Leave the labels out.")
+    ids = [labels] * n if isinstance(labels, int) else list(labels)
+    if len(ids) != n:
+        raise ConfigError(f"{len(ids)} labels were given for {n} images", "Give one each, or one for all.")
+    wrong = sorted({i for i in ids if not 0 <= i < spec.classes})
+    if wrong:
+        raise ConfigError(f"class id {wrong[0]} is out of range", f"Use 0 to {spec.classes - 1}.")
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of parameters (buffers are not counted)."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def autocast(device: torch.device | str, dtype: torch.dtype) -> Any:
+    """Return an autocast context for ``dtype``, or a context that does nothing for float32."""
+    if dtype is torch.float32:
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype)

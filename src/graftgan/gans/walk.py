@@ -1,0 +1,54 @@
+"""Smooth walks through latent space, for interpolation pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftgan.gans.base import Generator, to_uint8
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """Return the point at `share` of the great arc from `a` to `b`, both [D], with lengths interpolated too.
+
+    The norm of a standard normal latent hardly varies; a straight line would leave that shell (White 2016).
+    """
+    unit_a, unit_b = a / a.norm(), b / b.norm()
+    angle = torch.arccos((unit_a @ unit_b).clamp(-1, 1))
+    length = a.norm() + share * (b.norm() - a.norm())
+    if float(angle) < 1e-4:
+        return a + share * (b - a)
+    arc = torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b
+    return length * arc / torch.sin(angle)
+
+
+def walk_latents(z_dim: int, walks: int, stops: int, frames_a_leg: int, seed: int) -> Tensor:
+    """Return latents [frames, walks, z_dim] of closed walks, each through `stops` random latents."""
+    rng = torch.Generator().manual_seed(seed)
+    points = torch.randn(walks, stops, z_dim, generator=rng)
+    rows = []
+    for leg in range(stops):
+        for step in range(frames_a_leg):
+            share = step / frames_a_leg
+            ends = zip(points[:, leg], points[:, (leg + 1) % stops], strict=True)
+            rows.append(torch.stack([slerp(a, b, share) for a, b in ends]))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def walk(
+    generator: Generator,
+    walks: int = 6,
+    stops: int = 4,
+    frames_a_leg: int = 12,
+    seed: int = 0,
+    truncation_psi: float = 1.0,
+    label: int | None = None,
+) -> NDArray[np.uint8]:
+    """Return frames uint8 [frames, walks, R, R, C] of closed walks with constant noise."""
+    device = next(generator.parameters()).device
+    latents = walk_latents(generator.spec.z_dim, walks, stops, frames_a_leg, seed).to(device)
+    ids = torch.full((walks,), label or 0, device=device) if generator.spec.classes else None
+    return np.stack([to_uint8(generator(z, ids, truncation_psi, "const")) for z in latents])

@@ -1,0 +1,95 @@
+"""Which pipeline run a stage belongs to, so that separate processes and pods join one parent run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from graftgan.config import Params, config_digest
+from graftgan.contract import canonical_json, digest_text
+from graftgan.digests import DigestCache
+from graftgan.engine import cache_home
+from graftgan.errors import MissingInput
+
+PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
+ENVIRONMENT = ("GRAFTGAN_RUN_ID", "MLFLOW_RUN_ID", "KFP_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The parent run of all stages of one pipeline run.
+
+    Attributes:
+        key: Idempotency key, safe as a file name: whoever has the same key joins the same parent run.
+        name: Name of the parent run for people.
+        origin: `explicit`, `mlflow`, `kfp`, `dvc` or `content`.
+        parent_id: MLflow id of the parent run where the surroundings gave one, else empty.
+        kfp_run: Id of the Kubeflow run, else empty.
+    """
+
+    key: str
+    name: str
+    origin: str
+    parent_id: str = ""
+    kfp_run: str = ""
+
+
+def resolve_identity(params: Params, environ: Mapping[str, str] = os.environ) -> RunIdentity:
+    """Return the identity of the pipeline run; the first match wins.
+
+    In order: `GRAFTGAN_RUN_ID` (any text of the user's), `MLFLOW_RUN_ID` (an existing run to nest below),
+    `KFP_RUN_ID`, the experiment and baseline that `dvc exp run` puts in the environment, and else the digest
+    of all parameters that can change results and of the user's images.
+
+    Args:
+        params: All parameters.
+        environ: Environment, read once here because MLflow removes its variable.
+    """
+    explicit, mlflow_run, kfp_run, experiment, baseline = (environ.get(name, "") for name in ENVIRONMENT)
+    if explicit:
+        return RunIdentity(safe_name(explicit), explicit, "explicit")
+    if mlflow_run:
+        return RunIdentity(safe_name(mlflow_run), mlflow_run, "mlflow", parent_id=mlflow_run, kfp_run=kfp_run)
+    if kfp_run:
+        return RunIdentity(safe_name(kfp_run), f"kfp {kfp_run[:8]}", "kfp", kfp_run=kfp_run)
+    if experiment:
+        return RunIdentity(safe_name(f"{experiment}-{baseline[:12]}"), experiment, "dvc")
+    key = digest_text(canonical_json([config_digest(params, PIPELINE_SECTIONS), _images_digest(params)]))[:16]
+    return RunIdentity(key, f"{Path(params.data.path).stem} {key[:6]}", "content")
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as a file name; a digest tells apart what would fall together."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", text).strip(".-")[:80]
+    return plain if plain == text else f"{plain}-{digest_text(text)[:8]}"
+
+
+def _images_digest(params: Params) -> str:
+    try:
+        return DigestCache(cache_home()).digest(Path(params.data.path))
+    except (MissingInput, OSError):
+        # A pod of a later stage does not have the images; there the surroundings give the identity.
+        return ""
+
+
+def git_revision(environ: Mapping[str, str] = os.environ) -> str:
+    """Return the git commit of the working folder, with `-dirty` if files were changed, or empty text.
+
+    An image without a repository is told by `GRAFTGAN_GIT_REVISION`.
+    """
+    if given := environ.get("GRAFTGAN_GIT_REVISION"):
+        return given
+    try:
+        head = _git("rev-parse", "HEAD")
+        return f"{head}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)
+    return done.stdout.strip()

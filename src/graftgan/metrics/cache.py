@@ -1,0 +1,120 @@
+"""Feature rows on disk, found by what was measured and how.
+
+A file is keyed by the content digest of the images and the protocol id of the extractor, and holds both: a
+file moved to another name is refused instead of silently compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from graftgan.errors import CheckpointError, ProtocolMismatch
+
+Features = NDArray[np.float32]
+_ORIGIN = "graftgan"
+_log = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """Folder of feature files, safe for concurrent processes: files appear whole or not at all."""
+
+    def __init__(self, root: Path) -> None:
+        """Use a folder, made on the first write."""
+        self.root = root
+
+    def path(self, content_digest: str, protocol: str) -> Path:
+        """Where the features of this content under this protocol are kept."""
+        key = hashlib.sha256(f"{content_digest}\n{protocol}".encode()).hexdigest()
+        return self.root / key[:2] / f"{key}.safetensors"
+
+    def get(self, content_digest: str, protocol: str) -> Features | None:
+        """Features ``[n, dim]``, or None where there are none; an unreadable file counts as none.
+
+        Raises:
+            ProtocolMismatch: the file holds another protocol or content than its name says.
+        """
+        path = self.path(content_digest, protocol)
+        if not path.is_file():
+            return None
+        try:
+            return load_features(path, protocol, content_digest)
+        except CheckpointError as error:
+            _log.warning("feature cache: %s; computing again", error.message)
+            return None
+
+    def put(self, content_digest: str, protocol: str, features: Features) -> Path:
+        """Store features ``[n, dim]``, replacing what was there."""
+        path = self.path(content_digest, protocol)
+        save_features(path, features, protocol, content_digest)
+        return path
+
+    def get_or_compute(self, content_digest: str, protocol: str, compute: Callable[[], Features]) -> Features:
+        """Stored features, else computed and stored; two processes at once both compute and one file stays.
+
+        Raises:
+            ProtocolMismatch: as `get`.
+        """
+        found = self.get(content_digest, protocol)
+        if found is None:
+            found = compute()
+            self.put(content_digest, protocol, found)
+        return found
+
+
+def save_features(path: Path, features: Features, protocol: str, content_digest: str) -> None:
+    """Write a feature file by temporary name and rename; equal inputs give equal bytes.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    # safetensors writes several metadata keys in an order that varies; one key keeps the bytes the same
+    origin = json.dumps({"content": content_digest, "protocol": protocol}, sort_keys=True)
+    payload = save({"features": rows}, metadata={_ORIGIN: origin})
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_features(path: Path, protocol: str, content_digest: str | None = None) -> Features:
+    """Read a feature file, checking that it was made by the protocol (and of the content) expected.
+
+    Raises:
+        ProtocolMismatch: it was made otherwise.
+        CheckpointError: it cannot be read.
+    """
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            metadata = json.loads((stored.metadata() or {}).get(_ORIGIN, "{}"))
+            features: Features = stored.get_tensor("features")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a feature file: {error}", "delete it; it is made again"
+        ) from error
+    expected = {"protocol": protocol} | ({"content": content_digest} if content_digest else {})
+    for key, value in expected.items():
+        if metadata.get(key) != value:
+            raise ProtocolMismatch(
+                f"{path}: {key} is {metadata.get(key)}, expected {value}",
+                "delete the file, or measure with the extractor that made it",
+            )
+    return features

@@ -1,0 +1,121 @@
+"""Real-versus-real floor: what a perfect generator would score at this number of images.
+
+The reals are split into disjoint halves and every score is taken of one half against the other. A Fréchet
+distance means nothing without it: with 100 images the floor can be larger than the difference of two models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftgan.metrics.density_coverage import density_coverage
+from graftgan.metrics.frechet import frechet_from_moments, moments
+from graftgan.metrics.intervals import as_features, as_pair
+from graftgan.metrics.kid import kid
+from graftgan.metrics.precision_recall import precision, recall
+
+LEAST_HALF = 10
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Scores of reals against reals, averaged over seeded splits.
+
+    Attributes:
+        n: images on each side.
+        values: mean score by metric: ``fd``, ``kid``, ``precision``, ``recall``, ``density``, ``coverage``.
+    """
+
+    n: int
+    values: dict[str, float]
+
+
+def real_floor(
+    real: NDArray[np.floating],
+    *,
+    splits: int = 5,
+    seed: int = 0,
+    n: int | None = None,
+    k_precision_recall: int = 3,
+    k_density_coverage: int = 5,
+) -> Floor | None:
+    """Scores of disjoint halves of the reals, both of the same size.
+
+    Args:
+        real: ``[m, dim]``.
+        splits: random splits averaged.
+        seed: of the splits.
+        n: images a side, at most half of the reals; half of them by default.
+        k_precision_recall: neighbour of precision and recall.
+        k_density_coverage: neighbour of density and coverage.
+
+    Returns:
+        The floor, or None with fewer than 10 images a side.
+
+    Raises:
+        ValueError: a bad matrix or no split asked for.
+    """
+    y = as_features(real, "real")
+    size = min(len(y) // 2, n or len(y))
+    if size < LEAST_HALF:
+        return None
+    rows = []
+    for first, second in _halves(len(y), size, splits, seed):
+        a, b = y[first], y[second]
+        density, coverage = density_coverage(a, b, k=k_density_coverage)
+        rows.append(
+            {
+                "fd": frechet_from_moments(moments(a), moments(b)),
+                "kid": kid(a, b).value,
+                "precision": precision(a, b, k=k_precision_recall).value,
+                "recall": recall(b, a, k=k_precision_recall).value,
+                "density": density.value,
+                "coverage": coverage.value,
+            }
+        )
+    return Floor(size, {name: float(np.mean([row[name] for row in rows])) for name in rows[0]})
+
+
+def frechet_excess(
+    fake: NDArray[np.floating],
+    real: NDArray[np.floating],
+    *,
+    splits: int = 5,
+    seed: int = 0,
+) -> tuple[float, int] | None:
+    """Fréchet distance of the fakes above the floor, both measured at the same small n.
+
+    In each split as many fakes as half the reals take the place of the first half against the second, and the
+    distance of the halves is subtracted. The bias of small n cancels, so zero means "as good as more reals";
+    values a little below zero are legal.
+
+    Returns:
+        Mean excess and the images a side, or None with fewer than 10 a side.
+
+    Raises:
+        ValueError: bad matrices or no split asked for.
+    """
+    x, y = as_pair(fake, real, ("fake", "real"))
+    size = min(len(y) // 2, len(x))
+    if size < LEAST_HALF:
+        return None
+    draw = np.random.default_rng([seed, 1])
+    excesses = []
+    for first, second in _halves(len(y), size, splits, seed):
+        reference = moments(y[second])
+        drawn = moments(x[draw.permutation(len(x))[:size]])
+        excesses.append(
+            frechet_from_moments(drawn, reference) - frechet_from_moments(moments(y[first]), reference)
+        )
+    return float(np.mean(excesses)), size
+
+
+def _halves(n: int, size: int, splits: int, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    if splits < 1:
+        raise ValueError("a floor needs at least one split")
+    draw = np.random.default_rng([seed, 0])
+    orders = [draw.permutation(n) for _ in range(splits)]
+    return [(order[:size], order[size : 2 * size]) for order in orders]

@@ -1,0 +1,207 @@
+"""Independent pieces of work in processes of their own, with their progress and metrics shown by the parent."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+from graftgan.context import Context, NullTracker, StopSignal
+from graftgan.errors import GraftganError, Interrupted
+from graftgan.progress import Task
+
+Piece = TypeVar("Piece")
+Answer = TypeVar("Answer")
+POLL_S = 0.2
+SAVE_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The parts of a context that cross into a child process."""
+
+    state: Path
+    cache: Path
+    resume: str
+    threads: int
+
+
+class RelayTask:
+    """A task whose display is in the parent."""
+
+    def __init__(self, messages: Any, name: str, total: int, done: int) -> None:
+        self._messages, self._name = messages, name
+        messages.put(("task", name, total, done))
+
+    def advance(self, images: int, scores: Mapping[str, float] | None = None) -> None:
+        """Send the step to the parent."""
+        self._messages.put(("advance", self._name, images, dict(scores or {})))
+
+    def close(self) -> None:
+        """Tell the parent that the task is over."""
+        self._messages.put(("close", self._name))
+
+
+class RelayProgress:
+    """A progress display that lives in the parent."""
+
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def task(self, name: str, total: int, done: int = 0) -> Task:
+        """Start a task in the parent's display."""
+        return RelayTask(self._messages, name, total, done)
+
+
+class RelayTracker(NullTracker):
+    """A tracker that sends metrics to the parent's; what else a child logs is dropped."""
+
+    def __init__(self, messages: Any) -> None:
+        self._messages = messages
+
+    def log_metrics(self, values: Mapping[str, float], images_seen: int = 0) -> None:
+        """Send metrics to the parent."""
+        self._messages.put(("metrics", dict(values), images_seen))
+
+
+class RelayHandler(logging.Handler):
+    """A log handler that sends records to the parent."""
+
+    def __init__(self, messages: Any) -> None:
+        super().__init__()
+        self._messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send level and text."""
+        self._messages.put(("log", record.levelno, record.getMessage()))
+
+
+def run_all(
+    function: Callable[[Piece, Context], Answer], pieces: Sequence[Piece], ctx: Context, threads: int, at_once: int
+) -> list[Answer]:
+    """Call `function(piece, ctx)` for every piece.
+
+    With `at_once` 1 everything happens in this process; the answers are the same. `function` must be
+    importable by name, pieces and answers picklable. A signal is passed on to the children, which save
+    their state.
+
+    Raises:
+        GraftganError: The first failure of a piece.
+        Interrupted: A signal came; every piece saved its state.
+    """
+    if at_once <= 1 or len(pieces) <= 1:
+        _set_threads(threads)
+        return [function(piece, ctx) for piece in pieces]
+    return _Pool(function, pieces, ctx, threads, at_once).run()
+
+
+def _set_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+class _Pool:
+    def __init__(
+        self, function: Callable[[Any, Context], Any], pieces: Sequence[Any], ctx: Context, threads: int, at_once: int
+    ) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.ctx, self.at_once = ctx, at_once
+        self.messages: Any = spawn.Queue()
+        around = Surroundings(ctx.state, ctx.cache, ctx.resume, threads)
+        self.waiting: list[tuple[int, BaseProcess]] = [
+            (i, spawn.Process(target=_child, args=(i, function, piece, around, self.messages)))
+            for i, piece in enumerate(pieces)
+        ]
+        self.running: dict[int, BaseProcess] = {}
+        self.answers: dict[int, Any] = {}
+        self.tasks: dict[str, Task] = {}
+
+    def run(self) -> list[Any]:
+        try:
+            while self.waiting or self.running:
+                while self.waiting and len(self.running) < self.at_once:
+                    index, process = self.waiting.pop(0)
+                    process.start()
+                    self.running[index] = process
+                self._receive()
+        except BaseException:
+            self._stop()
+            raise
+        return [self.answers[index] for index in sorted(self.answers)]
+
+    def _receive(self) -> None:
+        try:
+            message = self.messages.get(timeout=POLL_S)
+        except queue.Empty:
+            self._check_alive()
+            return
+        getattr(self, f"_on_{message[0]}")(*message[1:])
+
+    def _check_alive(self) -> None:
+        for index, process in self.running.items():
+            if not process.is_alive() and self.messages.empty():
+                raise GraftganError(
+                    f"worker {index} died with exit code {process.exitcode}", "there may be too little memory"
+                )
+
+    def _on_task(self, name: str, total: int, done: int) -> None:
+        self.tasks[name] = self.ctx.progress.task(name, total, done)
+
+    def _on_advance(self, name: str, images: int, scores: dict[str, float]) -> None:
+        self.tasks[name].advance(images, scores)
+
+    def _on_close(self, name: str) -> None:
+        self.tasks.pop(name).close()
+
+    def _on_metrics(self, values: dict[str, float], images_seen: int) -> None:
+        self.ctx.tracker.log_metrics(values, images_seen)
+
+    def _on_log(self, level: int, text: str) -> None:
+        self.ctx.log.log(level, "%s", text)
+
+    def _on_done(self, index: int, answer: Any) -> None:
+        self.answers[index] = answer
+        self.running.pop(index).join()
+
+    def _on_failed(self, index: int, error: GraftganError) -> None:
+        self.running.pop(index).join()
+        raise error
+
+    def _stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.join(SAVE_WITHIN_S)
+            if process.is_alive():
+                process.kill()
+
+
+def _child(
+    index: int, function: Callable[[Any, Context], Any], piece: Any, around: Surroundings, messages: Any
+) -> None:
+    stop = StopSignal()
+    stop.install()
+    _set_threads(around.threads)
+    log = logging.getLogger("graftgan")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(RelayHandler(messages))
+    ctx = Context(around.state, around.cache, log, RelayProgress(messages), RelayTracker(messages), stop=stop)
+    try:
+        answer = function(piece, replace(ctx, resume=around.resume))
+    except GraftganError as error:
+        messages.put(("failed", index, error))
+    except KeyboardInterrupt:
+        messages.put(("failed", index, Interrupted("stopped by SIGINT")))
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        messages.put(("failed", index, GraftganError(f"unexpected {type(error).__name__}: {error}\n{text}")))
+    else:
+        messages.put(("done", index, answer))

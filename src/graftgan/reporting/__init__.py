@@ -1,0 +1,1 @@
+"""The one-file HTML report, its plots and contact sheets."""

@@ -1,0 +1,101 @@
+"""Joins a stage to its surroundings: progress display, tracker, registry and signals."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from graftgan.context import Context, StopSignal
+from graftgan.contract import Result
+from graftgan.engine import Job, cache_home, run_job
+from graftgan.progress import PlainProgress, Progress, RichProgress, describe
+from graftgan.stages.specs import StageSpec
+
+log = logging.getLogger("graftgan")
+LOGGED_KINDS = ("html", "artifact")
+
+
+def say(text: str) -> None:
+    """Tell the person something, on standard error."""
+    log.info("%s", text)
+
+
+@contextmanager
+def display() -> Iterator[Progress]:
+    """Give live bars on a terminal, plain lines otherwise; log lines go to the same place."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    with RichProgress() as bars:
+        handlers = log.handlers[:]
+        log.handlers = [bars.handler()]
+        try:
+            yield bars
+        finally:
+            log.handlers = handlers
+
+
+def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "auto") -> tuple[Result, bool]:
+    """Run one stage, tracked and displayed, unless it is up to date.
+
+    Args:
+        job: What to run.
+        stop: The process's stop signal.
+        force: Run even if nothing changed.
+        resume: What to do about saved training state: auto, never or must.
+
+    Returns:
+        The result, and whether the stage ran.
+    """
+    from graftgan.tracker import open_tracker
+
+    with ExitStack() as stack:
+        contexts: list[Context] = []
+
+        def surroundings(state: Path) -> Context:
+            tracker = stack.enter_context(open_tracker(job.params, job.spec.name))
+            ctx = Context(state, cache_home(), log, stack.enter_context(display()), tracker, stop=stop, resume=resume)
+            if job.spec.name == "register":
+                from graftgan.sync import open_registry
+
+                ctx.registry = open_registry(job.params, tracker)
+            contexts.append(ctx)
+            return ctx
+
+        result, ran = run_job(job, surroundings, force)
+        if ran:
+            track_result(job, result, contexts[0])
+    return result, ran
+
+
+def track_result(job: Job, result: Result, ctx: Context) -> None:
+    """Log a stage's digests, metrics and small outputs."""
+    ctx.tracker.set_tags({"graftgan.config": result.config, "graftgan.code": result.code})
+    ctx.tracker.log_metrics(result.metrics)
+    for port in job.spec.outputs:
+        if port.kind in LOGGED_KINDS and not port.volatile:
+            ctx.tracker.log_artifact(job.outputs[port.name], job.spec.name)
+
+
+def summarise(spec: StageSpec, result: Result, ran: bool) -> None:
+    """Tell what a stage did."""
+    word = "done" if ran else "up to date"
+    say(f"{spec.name}: {word}  {describe(shown(result.metrics))}".rstrip())
+    for warning in result.warnings:
+        log.warning("%s: %s", spec.name, warning)
+
+
+def shown(metrics: dict[str, float], most: int = 6) -> dict[str, float]:
+    """Return the first few metrics, for one line."""
+    return dict(list(metrics.items())[:most])
+
+
+def finish_tracking() -> None:
+    """Give the tracking follower a moment to send what is left; say so if something waits."""
+    from graftgan.follower import drain
+
+    if not drain():
+        log.warning("some runs are journalled only; `graftgan sync` sends them when the server is back")

@@ -1,0 +1,92 @@
+"""Pictures from a finished model, for `graftgan sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, load_network, read_spec, read_tensors
+from graftgan.contract import atomic_path, read_json
+from graftgan.errors import ConfigError, MissingInput
+from graftgan.gans.base import Generator, build, sample
+from graftgan.gans.spec import GanSpec
+from graftgan.gans.walk import walk
+from graftgan.reporting.sheets import save_gif, save_png, sheet
+
+MAX_SEEDS = 4096
+PACKAGE_WEIGHTS = "model.safetensors"
+PACKAGE_FACTS = "model.json"
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return the seeds that `7`, `0-63` or `1,5,9-12` names.
+
+    Raises:
+        ConfigError: If the text is not of that form, or names more than 4,096.
+    """
+    seeds: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            seeds += range(int(first), int(last if dash else first) + 1)
+            if len(seeds) > MAX_SEEDS:
+                raise ConfigError(f"--seeds {text!r} names more than {MAX_SEEDS} seeds", "ask for fewer")
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r} is not a list of seeds", "write 7, 0-63 or 1,5,9-12") from None
+    if not seeds:
+        raise ConfigError(f"--seeds {text!r} names no seed", "write 7, 0-63 or 1,5,9-12")
+    return seeds
+
+
+def open_generator(model: Path) -> Generator:
+    """Return the averaged generator of a checkpoint folder or a registered package.
+
+    Raises:
+        MissingInput: If the folder is neither.
+    """
+    if (model / PACKAGE_WEIGHTS).is_file():
+        spec = GanSpec.from_dict(read_json(model / PACKAGE_FACTS)["spec"])
+        generator = build(spec, seed=0).generator_ema
+        load_network(generator, read_tensors(model / PACKAGE_WEIGHTS), model / PACKAGE_WEIGHTS)
+        return generator
+    if (model / WEIGHTS).is_file():
+        read_spec(model / SPEC)
+        return load_gan(model).generator_ema
+    raise MissingInput(
+        f"{model} holds neither {WEIGHTS} nor {PACKAGE_WEIGHTS}",
+        "give a folder such as out/finetune/models/chosen, zoo/NAME or out/register/package",
+    )
+
+
+def draw(
+    model: Path, seeds: str, psi: float, label: int | None, columns: int, scale_px: int, out: Path, frames: int
+) -> str:
+    """Write a grid (`.png`), an interpolation (`.gif`) or single images (a folder), and say what was written."""
+    generator = open_generator(model)
+    wanted = parse_seeds(seeds)
+    if out.suffix == ".gif":
+        steps = walk(generator, min(columns, len(wanted)), 4, frames, wanted[0], psi, label)
+        with atomic_path(out) as temporary:
+            save_gif([sheet(images, len(images), cell_px=scale_px) for images in steps], temporary)
+        return f"{out}: {len(steps)} frames"
+    images = np.concatenate([sample(generator, 1, seed, psi, label) for seed in wanted])
+    if out.suffix == ".png":
+        with atomic_path(out) as temporary:
+            save_png(sheet(images, columns, cell_px=scale_px), temporary)
+        return f"{out}: {len(images)} samples"
+    if out.suffix:
+        raise ConfigError(f"--out {out} is neither .png, .gif nor a folder", "name the file .png or .gif")
+    write_singles(images, wanted, out)
+    return f"{out}: {len(images)} files"
+
+
+def write_singles(images: NDArray[np.uint8], seeds: list[int], folder: Path) -> None:
+    """Write one PNG a seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed, pixels in zip(seeds, images, strict=True):
+        squeezed = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        with atomic_path(folder / f"seed{seed:06d}.png") as temporary:
+            Image.fromarray(squeezed).save(temporary, "PNG")

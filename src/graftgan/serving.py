@@ -1,0 +1,85 @@
+"""The registered model: rows of seed, truncation and class in, images out.
+
+MLflow stores this file as text beside the package (weights as safetensors, facts as JSON) and runs it to load
+the model. Input columns: `seed` (whole number, needed), `truncation_psi` (0 to 1, optional) and `class`
+(optional, only for a model with classes). Output: uint8 [rows, R, R, channels]; over HTTP
+(`mlflow models serve`) the same as nested lists. An image depends on its own row only, never on the rest of
+the request.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+from numpy.typing import NDArray
+
+from graftgan.packages import Package, load_package
+
+MAX_ROWS = 64
+MAX_SEED = 2**63 - 1
+
+
+def invalid(message: str) -> Exception:
+    """Return the error that a server answers with INVALID_PARAMETER_VALUE."""
+    error: Exception = MlflowException.invalid_parameter_value(message)
+    return error
+
+
+class GraftganModel(PythonModel):
+    """A generator behind MLflow's model interface."""
+
+    package: Package
+
+    def load_context(self, context: Any) -> None:
+        """Read the weights and facts of the package."""
+        self.package = load_package(Path(context.artifacts["package"]))
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> NDArray[np.uint8]:
+        """Return one image a row, uint8 [rows, R, R, channels].
+
+        Raises:
+            MlflowException: INVALID_PARAMETER_VALUE, naming row and column.
+        """
+        if "seed" not in model_input:
+            raise invalid("the column seed is missing")
+        if len(model_input) > MAX_ROWS:
+            raise invalid(f"{len(model_input)} rows were sent; at most {MAX_ROWS} are taken at once")
+        rows = [self._row(number, row) for number, row in enumerate(model_input.to_dict("records"))]
+        images = [self.package.sample(1, seed, psi, label) for seed, psi, label in rows]
+        side, channels = self.package.spec.resolution, self.package.spec.channels
+        return np.concatenate(images) if images else np.empty((0, side, side, channels), np.uint8)
+
+    def _row(self, number: int, row: dict[Any, Any]) -> tuple[int, float, int | None]:
+        seed = _whole(number, "seed", row["seed"], MAX_SEED)
+        given = row.get("truncation_psi")
+        psi = self.package.truncation_default if given is None or _empty(given) else float(given)
+        if not 0.0 <= psi <= 1.0:
+            raise invalid(f"row {number}: truncation_psi is {psi}; it must lie between 0 and 1")
+        label = row.get("class")
+        if _empty(label):
+            return seed, psi, None
+        if not self.package.spec.classes:
+            raise invalid(f"row {number}: class is {label}, but this model has no classes")
+        return seed, psi, _whole(number, "class", label, self.package.spec.classes - 1)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _whole(number: int, column: str, value: Any, largest: int) -> int:
+    if _empty(value) or isinstance(value, str | bool) or int(value) != value or not 0 <= value <= largest:
+        raise invalid(f"row {number}: {column} is {value}; it must be a whole number from 0 to {largest}")
+    return int(value)
+
+
+set_model(GraftganModel())

@@ -1,0 +1,45 @@
+"""Feature passes of the stages: in batches, with progress, cached by content and protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graftgan.context import Context
+from graftgan.metrics.cache import FeatureCache
+from graftgan.metrics.features import Extractor
+
+Images = NDArray[np.uint8]
+Features = NDArray[np.float32]
+PART_IMAGES = 128
+
+
+def opaque(images: Images) -> Images:
+    """Return grey and RGB images as they are, and RGBA images [N, H, W, 4] over white."""
+    if images.shape[-1] != 4:
+        return images
+    alpha = images[..., 3:].astype(np.float32) / 255
+    return cast(Images, np.rint(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8))
+
+
+def extract(images: Images, extractor: Extractor, ctx: Context, name: str) -> Features:
+    """Return features [N, dim] of images [N, R, R, C], showing progress under `name`."""
+    task = ctx.progress.task(name, len(images))
+    parts = []
+    try:
+        for start in range(0, len(images), PART_IMAGES):
+            part = images[start : start + PART_IMAGES]
+            parts.append(extractor(opaque(part)))
+            task.advance(len(part))
+    finally:
+        task.close()
+    return np.concatenate(parts) if parts else np.zeros((0, extractor.dim), np.float32)
+
+
+def cached(key: str, make: Callable[[], Images], extractor: Extractor, ctx: Context, name: str) -> Features:
+    """Return the features of the images with content `key`; they are made only if no one has made them before."""
+    cache = FeatureCache(ctx.cache / "features")
+    return cache.get_or_compute(key, extractor.protocol, lambda: extract(make(), extractor, ctx, name))

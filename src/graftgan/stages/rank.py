@@ -1,0 +1,272 @@
+"""rank: which source covers the image set best (Grigoryev et al. 2022: recall of the target given the source)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source, card
+from graftgan.config import Params
+from graftgan.context import Context
+from graftgan.contract import Outcome, digest_text, write_json, write_text
+from graftgan.data.dataset import ImageSet
+from graftgan.device import pick_device
+from graftgan.errors import ConfigError, DataError
+from graftgan.gans.base import Generator, build, parameter_count, sample
+from graftgan.gans.spec import GanSpec
+from graftgan.metrics.density_coverage import density_coverage
+from graftgan.metrics.features import make_extractor
+from graftgan.metrics.frechet import frechet_estimate
+from graftgan.metrics.intervals import Estimate
+from graftgan.metrics.kid import kid
+from graftgan.metrics.precision_recall import covered, precision, recall
+from graftgan.parallel import run_all
+from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.features import Features, Images, cached
+
+Row = dict[str, Any]
+SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
+SHEET_IMAGES = 32
+SHEET_COLUMNS = 8
+LEAST_TARGET_IMAGES = 10
+TIE_STANDARD_ERRORS = 2.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A source, or the freshly initialised network, to be measured against the target.
+
+    Attributes:
+        source: Catalogue entry; None stands for scratch.
+        params: All parameters.
+        target: Features of the target images are cached under this content key.
+        dataset: The packed image set.
+        sheets: Folder of the contact sheets.
+    """
+
+    source: Source | None
+    params: Params
+    target: str
+    dataset: Path
+    sheets: Path
+
+
+def target_images(data: ImageSet) -> Images:
+    """Return the images that the choice may look at: all but the test images."""
+    return np.concatenate([data.images("train"), data.images("validation")])
+
+
+def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
+    """Measure every candidate and choose one; see `specs.STAGES` for inputs and outputs."""
+    data = ImageSet.open(inputs["dataset"])
+    images = target_images(data)
+    if len(images) < LEAST_TARGET_IMAGES:
+        raise DataError(
+            f"ranking needs {LEAST_TARGET_IMAGES} images besides the test images, there are {len(images)}", "add images"
+        )
+    catalogue = Catalogue(Path(params.rank.catalogue))
+    sources, warnings = compatible(catalogue, params, data, ctx)
+    check_choice(params, sources)
+    folder = outputs["ranking"]
+    (folder / "sheets").mkdir()
+    extractor = make_extractor(params.rank.extractor, device=str(pick_device(params.runtime.device)))
+    key = digest_text(f"{data.digest} target")
+    target = cached(key, lambda: images, extractor, ctx, "target features")
+    candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
+    at_once = params.runtime.workers if pick_device(params.runtime.device).type == "cpu" else 1
+    rows = order_rows(run_all(measure, candidates, ctx, params.runtime.threads, at_once), len(images))
+    choice, worst, tied, advice = choose(rows, params, len(images))
+    warnings += advice
+    if len(images) < 100:
+        warnings.append(f"recall is counted on {len(images)} images: its steps are {1 / len(images):.3f}")
+    save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), folder / "target.png")
+    save_uncovered(folder / "uncovered.png", choice["name"], candidates, images, target, ctx)
+    record = {
+        "protocol": extractor.protocol, "samples": params.rank.samples, "neighbours": params.rank.neighbours,
+        "n_target": len(images), "dataset": data.digest, "choice": choice, "worst": worst, "tied": tied,
+        "warnings": warnings, "rows": rows,
+    }  # fmt: skip
+    write_json(folder / "ranking.json", record)
+    write_text(folder / "ranking.csv", ranking_csv(rows))
+    chosen = next(row for row in rows if row["name"] == choice["name"])
+    return Outcome({"recall": chosen["recall"]["value"], "sources": float(len(sources))}, tuple(warnings))
+
+
+def compatible(
+    catalogue: Catalogue, params: Params, data: ImageSet, ctx: Context
+) -> tuple[list[Source], list[str]]:
+    """Return the selected sources whose images have the data's size, and warnings about the others.
+
+    Raises:
+        ConfigError: If none fits.
+    """
+    fits, warnings = [], []
+    for source in catalogue.select(params.rank.sources):
+        spec = catalogue.spec(source, ctx.cache)
+        if (spec.resolution, spec.channels) == (data.resolution, data.channels):
+            fits.append(source)
+        else:
+            warnings.append(f"{source.name} was left out: it makes {spec.resolution} px images of {spec.channels} channels")
+    if not fits and params.rank.choose != SCRATCH:
+        raise ConfigError(
+            f"no source in {catalogue.path} makes {data.resolution} px images of {data.channels} channels",
+            "change data.resolution, add a source, or set rank.choose=scratch",
+        )
+    return fits, warnings
+
+
+def check_choice(params: Params, sources: Sequence[Source]) -> None:
+    """Refuse a `rank.choose` that names no candidate."""
+    names = ["recommended", SCRATCH, *(source.name for source in sources)]
+    if params.rank.choose not in names:
+        raise ConfigError(f"rank.choose: {params.rank.choose!r} is not a candidate", f"use one of {', '.join(names)}")
+
+
+def measure(candidate: Candidate, ctx: Context) -> Row:
+    """Sample a candidate without truncation and score it against the target."""
+    source, rank = candidate.source, candidate.params.rank
+    name = source.name if source else SCRATCH
+    device = pick_device(candidate.params.runtime.device)
+    generator, content = generator_of(candidate, ctx)
+    generator.to(device)
+    images = sample(generator, SHEET_IMAGES, rank.seed)
+    save_png(sheet(images, SHEET_COLUMNS, cell_px=64), candidate.sheets / f"{name}.png")
+    extractor = make_extractor(rank.extractor, device=str(device))
+    target = cached(candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target")
+    features = source_features(candidate, content, generator, ctx)
+    k = rank.neighbours
+    density, coverage = density_coverage(features, target, k=min(5, len(target) - 1))
+    estimates = {
+        "recall": recall(target, features, k=k),
+        "precision": precision(features, target, k=k),
+        "density": density,
+        "coverage": coverage,
+        "kid": kid(features, target),
+        "fd": frechet_estimate(features, target),
+    }
+    facts: dict[str, Any] = {}
+    if source:
+        facts = card(Path(candidate.params.rank.catalogue).parent / source.path) if source.path else {}
+    return {
+        "name": name,
+        "kind": "source" if source else SCRATCH,
+        "title": source.title if source else "A network with random weights",
+        "domain": source.domain if source else [],
+        "kimg": source.kimg if source else 0.0,
+        "licence": source.licence if source else "",
+        "sha256": source.sha256 if source else "",
+        "training_images": facts.get("data", {}).get("images", 0),
+        "resolution": generator.spec.resolution,
+        "parameters": parameter_count(generator),
+        "sheet": f"sheets/{name}.png",
+        **{metric: interval(estimate) for metric, estimate in estimates.items()},
+    }
+
+
+def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:
+    """Return a candidate's averaged generator and a digest of what it is."""
+    params = candidate.params
+    if candidate.source is not None:
+        gan = Catalogue(Path(params.rank.catalogue)).load(candidate.source, ctx.cache)
+        return gan.generator_ema, candidate.source.sha256
+    data = ImageSet.open(candidate.dataset)
+    spec = GanSpec(resolution=data.resolution, channels=data.channels, **params.finetune.scratch.model_dump())
+    return build(spec, params.rank.seed).generator_ema, digest_text(f"{spec.to_dict()} {params.rank.seed}")
+
+
+def source_features(candidate: Candidate, content: str, generator: Generator, ctx: Context) -> Features:
+    """Return the features of a candidate's samples; they serve every later target."""
+    rank = candidate.params.rank
+    name = candidate.source.name if candidate.source else SCRATCH
+    extractor = make_extractor(rank.extractor, device=str(pick_device(candidate.params.runtime.device)))
+    key = digest_text(f"samples {content} {rank.samples} {rank.seed}")
+    return cached(key, lambda: sample(generator, rank.samples, rank.seed), extractor, ctx, f"rank {name}")
+
+
+def interval(estimate: Estimate) -> dict[str, float | None]:
+    """Return value and ends of an interval; None where they are not finite."""
+    ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {name: float(end) if math.isfinite(end) else None for name, end in ends.items()}
+
+
+def order_rows(rows: Sequence[Row], n_target: int) -> list[Row]:
+    """Sort by recall; within two standard errors, more training images first, then lower Fréchet distance."""
+    rest = sorted(rows, key=lambda row: -row["recall"]["value"])
+    ordered: list[Row] = []
+    while rest:
+        leaders = tied_with(rest[0], rest, n_target)
+        ordered += sorted(leaders, key=lambda row: (-row["training_images"], row["fd"]["value"], row["name"]))
+        rest = [row for row in rest if row not in leaders]
+    return [{"rank": place, **row} for place, row in enumerate(ordered, 1)]
+
+
+def tied_with(top: Row, rows: Sequence[Row], n_target: int) -> list[Row]:
+    """Return the rows whose recall is within two standard errors of the top row's."""
+    share = top["recall"]["value"]
+    margin = TIE_STANDARD_ERRORS * math.sqrt(share * (1 - share) / n_target)
+    return [row for row in rows if row is top or row["recall"]["value"] > share - margin]
+
+
+def choose(
+    rows: Sequence[Row], params: Params, n_target: int
+) -> tuple[dict[str, str], str | None, list[str], list[str]]:
+    """Return the choice with its reason, the worst source, the names tied with the best, and warnings."""
+    best = max(rows, key=lambda row: row["recall"]["value"])
+    tied = [row["name"] for row in tied_with(best, rows, n_target)] if best["recall"]["value"] > 0 else []
+    sources = [row for row in rows if row["kind"] == "source"]
+    wanted = params.rank.choose
+    chosen = rows[0] if wanted == "recommended" else next(row for row in rows if row["name"] == wanted)
+    worst = next((row["name"] for row in reversed(sources) if row["name"] != chosen["name"]), None)
+    warnings = []
+    if best["recall"]["value"] < params.rank.low_recall:
+        warnings.append(
+            "no source covers your data (best recall "
+            f"{best['recall']['value']:.3f}): expect results like from scratch, and consider a broader source"
+        )
+    return {"name": chosen["name"], "why": reason(chosen, rows, wanted, tied, n_target)}, worst, tied, warnings
+
+
+def reason(chosen: Row, rows: Sequence[Row], wanted: str, tied: Sequence[str], n_target: int) -> str:
+    """Return the sentence that says why this source was chosen."""
+    found = chosen["recall"]
+    covers = f"its samples cover {found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%}) of your {n_target} images"
+    if wanted != "recommended":
+        return f"{chosen['name']} was asked for by rank.choose; {covers}."
+    others = [name for name in tied if name != chosen["name"]]
+    if chosen["name"] in tied and others:
+        return (
+            f"{chosen['name']}: {covers}, not clearly more or less than {', '.join(others)}; "
+            "among equals more training images and then the lower Fréchet distance decide."
+        )
+    second = next((row for row in rows if row["name"] != chosen["name"]), None)
+    more = f", more than any other source (next is {second['name']} with {second['recall']['value']:.0%})" if second else ""
+    return f"{chosen['name']}: {covers}{more}."
+
+
+def save_uncovered(
+    path: Path, name: str, candidates: Sequence[Candidate], images: Images, target: Features, ctx: Context
+) -> None:
+    """Write a sheet of the target images that the chosen candidate's samples do not cover."""
+    candidate = next(c for c in candidates if (c.source.name if c.source else SCRATCH) == name)
+    generator, content = generator_of(candidate, ctx)
+    features = source_features(candidate, content, generator, ctx)
+    inside = covered(target, features, k=candidate.params.rank.neighbours)
+    save_png(sheet(images[~inside][:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), path)
+
+
+def ranking_csv(rows: Sequence[Row]) -> str:
+    """Return the ranking as CSV, one source a line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "rank", "recall", "recall_low", "recall_high", *SCORES[1:]])
+    for row in rows:
+        ends = [row["recall"][end] for end in ("value", "low", "high")]
+        writer.writerow([row["name"], row["rank"], *ends, *(row[score]["value"] for score in SCORES[1:])])
+    return text.getvalue()

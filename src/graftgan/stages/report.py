@@ -1,0 +1,37 @@
+"""The report stage: one HTML file that shows and explains what all other stages found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from graftgan.config import Params
+from graftgan.context import Context
+from graftgan.contract import Outcome
+from graftgan.engine import code_digest
+from graftgan.reporting.facts import read_facts
+from graftgan.reporting.html import render
+from graftgan.reporting.interactive import available
+
+
+def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
+    """Write the report.
+
+    Args:
+        inputs: Folders `dataset`, `ranking`, `models` and `scores`.
+        params: All parameters; those that shape the result are listed in the report.
+        outputs: Path of the file `report`.
+        ctx: Surroundings of the stage.
+
+    Returns:
+        Size of the report in bytes, with a warning if the curves are static.
+
+    Raises:
+        MissingInput: If an input lacks what the report needs.
+    """
+    facts = read_facts(inputs)
+    content = render(facts, params, code_digest()).encode()
+    outputs["report"].write_bytes(content)
+    ctx.log.info("report: %.1f MB, %d runs", len(content) / 1e6, len(facts.runs))
+    static = () if available() else ("the curves of the report are static; install graftgan[report]",)
+    return Outcome({"bytes": float(len(content))}, static)

@@ -1,0 +1,295 @@
+"""Talking to MLflow: the connection that `sync` and `registry` share.
+
+Only this module and `serving` import MLflow. Runs are found again by tag, so that processes and machines that
+know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's own patience
+(minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps a journal and
+comes again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema, TensorSpec
+
+from graftgan.config import Track
+from graftgan.contract import read_json
+from graftgan.errors import TryAgain
+from graftgan.follower import check_uri, is_remote, reachable
+from graftgan.journal import redacted
+
+RUN_KEY = "graftgan.run_key"
+ATTEMPT = "graftgan.attempt"
+KFP_RUN = "kfp.pipeline_run_id"
+PARENT = "mlflow.parentRunId"
+REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "pydantic", "safetensors", "torch")
+MAX_METRICS = 1000
+MAX_ENTRIES = 100
+PERMANENT = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "MALFORMED_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+}
+
+
+class RefusedError(Exception):
+    """The server will never take this: sending it again is useless."""
+
+
+@contextmanager
+def talking() -> Iterator[None]:
+    """Translate the client's errors.
+
+    Raises:
+        RefusedError: If the content is at fault, or what it refers to is not there.
+        TryAgain: If the server is: away, busy, failing, or not letting us in.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        text = redacted("error", str(error.message).splitlines()[0] if error.message else "")[:500]
+        if error.error_code in PERMANENT:
+            raise RefusedError(text) from error
+        raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
+    except OSError as error:
+        text = redacted("error", str(error))[:500]
+        raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
+
+
+def _set_patience(timeout_s: float) -> None:
+    os.environ.update(
+        {
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)),
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        }
+    )
+
+
+class Connection:
+    """An open line to the tracking store and model registry.
+
+    Args:
+        track: The tracking configuration.
+
+    Attributes:
+        client: MLflow's client; use it within `talking`.
+
+    Raises:
+        ConfigError: If `track.uri` is of a kind that cannot be used.
+        TryAgain: If the server does not answer within `track.timeout_s`.
+    """
+
+    def __init__(self, track: Track) -> None:
+        check_uri(track.uri)
+        if not reachable(track.uri, track.timeout_s):
+            raise TryAgain(
+                f"MLflow at {redacted('uri', track.uri)} does not answer", "run `graftgan sync` later"
+            )
+        _set_patience(track.timeout_s)
+        # A model URI such as models:/m-1 is resolved by the global address only.
+        mlflow.set_tracking_uri(track.uri)
+        mlflow.set_registry_uri(track.uri)
+        self.track = track
+        with talking():
+            if is_remote(track.uri):
+                self._connect()
+            else:
+                with FileLock(self._prepare_folder()):
+                    self._connect()
+
+    def _connect(self) -> None:
+        self.client = MlflowClient(self.track.uri, self.track.uri)
+        self.client.search_experiments(max_results=1)
+
+    def _prepare_folder(self) -> Path:
+        # Two processes that make the tables of one SQLite file at once leave it broken for good.
+        database = self.track.uri.split("///", 1)[-1].split("?", 1)[0]
+        path = Path(database) if self.track.uri.startswith("sqlite") else Path(self.track.artifacts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.with_name(f"{path.name}.lock")
+
+    @contextmanager
+    def _finding(self) -> Iterator[None]:
+        """Keep processes of this machine from making the same run twice."""
+        folder = Path(self.track.artifacts).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".runs.lock"), talking():
+            yield
+
+    def experiment(self, name: str) -> str:
+        """Return the id of an experiment, made if there is none."""
+        with self._finding():
+            if known := self.client.get_experiment_by_name(name):
+                if known.lifecycle_stage != "active":
+                    raise TryAgain(
+                        f"MLflow experiment {name!r} is deleted", "restore it, or set track.experiment"
+                    )
+                return str(known.experiment_id)
+            # A server decides itself where artifacts go; a local store would put them in the working folder.
+            location = None if is_remote(self.track.uri) else Path(self.track.artifacts).resolve().as_uri()
+            return str(self.client.create_experiment(name, artifact_location=location))
+
+    def parent(self, experiment: str, identity: Mapping[str, str], time_ms: int) -> str:
+        """Return the id of the parent run of a pipeline run, made if there is none."""
+        if identity["parent_id"]:
+            return identity["parent_id"]
+        tags = {RUN_KEY: identity["key"]}
+        if identity["kfp_run"]:
+            tags[KFP_RUN] = identity["kfp_run"]
+        with self._finding():
+            by_plugin = self._search(experiment, KFP_RUN, identity["kfp_run"]) if identity["kfp_run"] else ""
+            return by_plugin or self._get_or_create(experiment, RUN_KEY, tags, identity["name"], time_ms)
+
+    def child(self, experiment: str, parent: str, attempt: str, name: str, time_ms: int) -> str:
+        """Return the id of the run of one stage, made if there is none."""
+        with self._finding():
+            return self._get_or_create(experiment, ATTEMPT, {ATTEMPT: attempt, PARENT: parent}, name, time_ms)
+
+    def _search(self, experiment: str, tag: str, value: str) -> str:
+        safe = value.replace("'", "")
+        runs = self.client.search_runs([experiment], f"tags.`{tag}` = '{safe}'", max_results=10)
+        ordered = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        first = next((run for run in ordered if PARENT not in run.data.tags or tag == ATTEMPT), None)
+        return str(first.info.run_id) if first else ""
+
+    def _get_or_create(self, experiment: str, tag: str, tags: dict[str, str], name: str, time_ms: int) -> str:
+        if known := self._search(experiment, tag, tags[tag]):
+            return known
+        mine = str(self.client.create_run(experiment, time_ms, tags, name).info.run_id)
+        # Another machine may have been as quick; all then agree on the same one.
+        kept = self._search(experiment, tag, tags[tag]) or mine
+        if kept != mine:
+            self.client.delete_run(mine)
+        return kept
+
+    def set_status(self, run: str, status: str, time_ms: int | None = None) -> None:
+        """Set a run's status; `RUNNING` opens it again."""
+        with talking():
+            if status == "RUNNING":
+                self.client.update_run(run, status)
+            else:
+                self.client.set_terminated(run, status, time_ms)
+
+    def log_metrics(self, run: str, points: Sequence[tuple[str, float, int, int]]) -> None:
+        """Log points of name, value, milliseconds since 1970 and step."""
+        with talking():
+            for start in range(0, len(points), MAX_METRICS):
+                self.client.log_batch(run, metrics=[Metric(*p) for p in points[start : start + MAX_METRICS]])
+
+    def log_params(self, run: str, params: Mapping[str, str]) -> None:
+        """Log parameters; a value that differs from a logged one is refused."""
+        entries = [Param(key, value) for key, value in sorted(params.items())]
+        with talking():
+            for start in range(0, len(entries), MAX_ENTRIES):
+                self.client.log_batch(run, params=entries[start : start + MAX_ENTRIES])
+
+    def set_tags(self, run: str, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        entries = [RunTag(key, value) for key, value in sorted(tags.items())]
+        with talking():
+            for start in range(0, len(entries), MAX_ENTRIES):
+                self.client.log_batch(run, tags=entries[start : start + MAX_ENTRIES])
+
+    def log_dataset(self, run: str, name: str, digest: str, source: str, context: str) -> None:
+        """Log an input image set under our own digest."""
+        tags = [InputTag("mlflow.data.context", context)]
+        with talking():
+            self.client.log_inputs(run, [DatasetInput(Dataset(name, digest, "local", source), tags)])
+
+    def log_artifact(self, run: str, path: Path, folder: str) -> None:
+        """Upload a file, or a folder under its own name."""
+        with talking():
+            if path.is_dir():
+                self.client.log_artifacts(run, str(path), f"{folder}/{path.name}" if folder else path.name)
+            else:
+                self.client.log_artifact(run, str(path), folder or None)
+
+    def log_model(self, run: str, name: str, package: Path, scratch: Path, tags: Mapping[str, str]) -> str:
+        """Upload a package as an MLflow model and return its id.
+
+        Args:
+            run: Run it comes from.
+            name: Name of the model.
+            package: Package folder.
+            scratch: An empty folder to build the model in.
+            tags: Tags of the model.
+        """
+        with talking():
+            experiment = self.client.get_run(run).info.experiment_id
+            model = self.client.create_logged_model(experiment, name, run, dict(tags), model_type="generator")
+            save_pyfunc(package, scratch / "model", model.model_id, run)
+            self.client.log_model_artifacts(model.model_id, str(scratch / "model"))
+            self.client.finalize_logged_model(model.model_id, "READY")
+            self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+            return str(model.model_id)
+
+    def download(self, uri: str, folder: Path) -> Path:
+        """Fetch a model's files below `folder` and return their path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with talking():
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
+def save_pyfunc(package: Path, folder: Path, model_id: str | None = None, run: str | None = None) -> None:
+    """Write a package as an MLflow model made from code: sources as text, weights as safetensors, no pickle.
+
+    Args:
+        package: Package folder of the register stage.
+        folder: Folder to make.
+        model_id: MLflow's id of the model.
+        run: Run it comes from.
+    """
+    facts = read_json(package / "model.json")
+    classes = int(facts["spec"]["classes"])
+    example = pd.DataFrame({"seed": [0], "truncation_psi": [float(facts["truncation_default"])]})
+    source = Path(__file__).parent
+    mlflow.pyfunc.save_model(
+        folder,
+        mlflow_model=Model(model_uuid=model_id or uuid.uuid4().hex, model_id=model_id, run_id=run),
+        python_model=str(source / "serving.py"),
+        artifacts={"package": str(package)},
+        code_paths=[str(source)],
+        signature=model_signature(facts["spec"]),
+        input_example=example.assign(**{"class": [0]}) if classes else example,
+        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+    )
+    for leftover in [*folder.rglob("__pycache__")]:
+        shutil.rmtree(leftover)
+
+
+def model_signature(spec: Mapping[str, Any]) -> ModelSignature:
+    """Return what the registered model takes and gives, for a network spec as JSON holds it."""
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec("long", "seed"),
+        ColSpec("double", "truncation_psi", required=False),
+    ]
+    if spec["classes"]:
+        columns.append(ColSpec("long", "class", required=False))
+    side, channels = int(spec["resolution"]), int(spec["channels"])
+    images = TensorSpec(np.dtype("uint8"), (-1, side, side, channels), "images")
+    return ModelSignature(Schema(columns), Schema([images]))

@@ -1,0 +1,1 @@
+"""The training core: losses, averaging, augmentation, exact state and the loop."""

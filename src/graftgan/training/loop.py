@@ -1,0 +1,235 @@
+"""The run around the steps: measuring, choosing the best, saving, stopping, and going back after a divergence."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from graftgan.checkpoints.store import gan_tensors
+from graftgan.config import Budget
+from graftgan.context import Context
+from graftgan.errors import GraftganError, Interrupted, MissingInput
+from graftgan.gans.base import Generator, draw_latents
+from graftgan.training.state import StateStore
+from graftgan.training.trainer import Trainer
+
+LOG_EVERY_IMAGES = 1000
+TIMELINE_IMAGES = 8
+TIMELINE_SEED = 1
+MAX_ROLLBACKS = 3
+SLOWER = 0.5
+LOSS_LIMIT = 1e6
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One look at the averaged generator.
+
+    Attributes:
+        value: Validation KID.
+        low: Lower end of its interval.
+        high: Upper end.
+        features: Features of the samples, kept so that a later look can be compared in pairs.
+    """
+
+    value: float
+    low: float
+    high: float
+    features: Tensor
+
+
+class Judge(Protocol):
+    """Measures generators and compares two measurements."""
+
+    def measure(self, generator: Generator) -> Measurement:
+        """Sample from fixed latents and score the samples."""
+
+    def improves(self, new: Measurement, best: Measurement) -> bool:
+        """Tell whether `new` beats `best` by more than one standard error of their paired difference."""
+
+
+@dataclass
+class History:
+    """What a run has to tell.
+
+    Attributes:
+        rows: Curves; one mapping a log point.
+        frames: Images of the averaged generator at fixed latents, uint8 [8, R, R, C], one entry a measurement.
+        frame_images: Images seen at each of `frames`.
+        best: Measurement of the best checkpoint.
+        best_images: Images seen at it.
+        best_tensors: Its networks.
+        rollbacks: How often the run went back.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    frames: list[Tensor] = field(default_factory=list)
+    frame_images: list[int] = field(default_factory=list)
+    best: Measurement | None = None
+    best_images: int = 0
+    best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    rollbacks: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history as nested plain values and tensors."""
+        state = dict(vars(self))
+        state["best"] = None if self.best is None else dict(vars(self.best))
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved history."""
+        for name, value in state.items():
+            setattr(self, name, value)
+        self.best = None if state["best"] is None else Measurement(**state["best"])
+
+
+def total_images(budget: Budget, training_images: int, batch: int) -> int:
+    """Return the images that a budget of kimg or epochs allows, rounded up to whole steps.
+
+    A budget of minutes alone gives a very large number; the loop watches the clock.
+    """
+    limits = []
+    if budget.kimg is not None:
+        limits.append(budget.kimg * 1000)
+    if budget.epochs is not None:
+        limits.append(budget.epochs * training_images)
+    images = min(limits) if limits else 1e12
+    return max(math.ceil(images / batch), 1) * batch
+
+
+def crossed(before: int, after: int, every: float) -> bool:
+    """Tell whether a multiple of `every` lies in (before, after]."""
+    return math.floor(after / every) > math.floor(before / every)
+
+
+class Loop:
+    """Runs a trainer to the end of its budget.
+
+    Args:
+        name: Name of the run, shown in the progress display.
+        trainer: What to run.
+        judge: How checkpoints are measured.
+        store: Where training states lie.
+        ctx: Surroundings of the stage.
+        save_every_s: Seconds between saved states; results do not depend on it.
+    """
+
+    def __init__(
+        self, name: str, trainer: Trainer, judge: Judge, store: StateStore, ctx: Context, save_every_s: float
+    ) -> None:
+        self.name, self.trainer, self.judge = name, trainer, judge
+        self.store, self.ctx, self.save_every_s = store, ctx, save_every_s
+        self.history = History()
+        self.saved_at = time.monotonic()
+
+    def run(self) -> History:
+        """Train until the budget is spent, going on from a saved state if there is one.
+
+        Raises:
+            Interrupted: A signal came; the state is saved.
+            MissingInput: `--resume must` was asked for and there is no state.
+            GraftganError: Training diverged more than three times.
+        """
+        trainer, settings = self.trainer, self.trainer.settings
+        total = total_images(settings.budget, len(trainer.images), settings.batch)
+        self._resume()
+        minutes = settings.budget.minutes
+        deadline = time.monotonic() + minutes * 60 if minutes else math.inf
+        task = self.ctx.progress.task(self.name, total, trainer.images_seen)
+        try:
+            with self.ctx.stop.deferred() as stop:
+                while trainer.images_seen < total and time.monotonic() < deadline:
+                    before = trainer.images_seen
+                    trainer.step()
+                    last = trainer.images_seen >= total or time.monotonic() >= deadline
+                    scores = self._after_step(before, last)
+                    task.advance(max(trainer.images_seen - before, 0), scores)
+                    if stop.requested:
+                        self._save()
+                        raise Interrupted(f"{self.name} stopped at {trainer.images_seen} images; its state is saved")
+        finally:
+            task.close()
+        return self.history
+
+    def _resume(self) -> None:
+        state = None if self.ctx.resume == "never" else self.store.latest()
+        if state is not None:
+            self.trainer.load_state_dict(state["trainer"])
+            self.history.load_state_dict(state["history"])
+            self.ctx.log.info("%s goes on from %d images", self.name, self.trainer.images_seen)
+        elif self.ctx.resume == "must":
+            raise MissingInput(f"{self.name}: no saved state in {self.store.folder}", "use --resume auto")
+        else:
+            self.store.clear()
+            self._save()
+
+    def _save(self) -> None:
+        state = {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
+        self.store.save(self.trainer.images_seen, state)
+        self.saved_at = time.monotonic()
+
+    def _after_step(self, before: int, last: bool) -> dict[str, float]:
+        """Log, measure and save where it is due; return the latest scores."""
+        now = self.trainer.images_seen
+        measuring = last or crossed(before, now, self.trainer.settings.evaluate_every_kimg * 1000)
+        if not (measuring or crossed(before, now, LOG_EVERY_IMAGES)):
+            if time.monotonic() - self.saved_at > self.save_every_s:
+                self._save()
+            return {}
+        row = {"images_seen": float(now), **self.trainer.meter.take(), "ada_p": self.trainer.augment.p}
+        if not self._healthy(row):
+            self._go_back(row)
+            return {}
+        if measuring:
+            row |= self._measure()
+        self.history.rows.append(row)
+        self.ctx.tracker.log_metrics({f"{self.name}/{k}": v for k, v in row.items() if k != "images_seen"}, now)
+        if measuring:
+            self._save()
+        return {name: row[name] for name in ("loss_g", "loss_d", "ada_p", "kid_validation") if name in row}
+
+    def _healthy(self, row: Mapping[str, float]) -> bool:
+        values = [value for name, value in row.items() if name.startswith("loss")]
+        return all(math.isfinite(v) and abs(v) < LOSS_LIMIT for v in values) and self.trainer.finite()
+
+    def _go_back(self, row: Mapping[str, float]) -> None:
+        count = self.history.rollbacks + 1
+        state = self.store.latest()
+        if count > MAX_ROLLBACKS or state is None:
+            raise GraftganError(
+                f"{self.name} diverged {count} times: {dict(row)}", "use a smaller learning rate or a larger r1_gamma"
+            )
+        seen = self.trainer.images_seen
+        self.trainer.load_state_dict(state["trainer"])
+        self.history.load_state_dict(state["history"])
+        self.history.rollbacks = count
+        self.trainer.slow_down(SLOWER)
+        self._save()
+        self.ctx.log.warning(
+            "%s diverged at %d images; back to %d with learning rates x %g",
+            self.name, seen, self.trainer.images_seen, self.trainer.lr_scale,
+        )  # fmt: skip
+
+    def _measure(self) -> dict[str, float]:
+        history, trainer = self.history, self.trainer
+        history.frames.append(self._frame())
+        history.frame_images.append(trainer.images_seen)
+        new = self.judge.measure(trainer.gan.generator_ema)
+        if history.best is None or self.judge.improves(new, history.best):
+            history.best, history.best_images = new, trainer.images_seen
+            history.best_tensors = gan_tensors(trainer.gan)
+        return {"kid_validation": new.value, "kid_low": new.low, "kid_high": new.high}
+
+    @torch.no_grad()
+    def _frame(self) -> Tensor:
+        spec, generator = self.trainer.gan.spec, self.trainer.gan.generator_ema
+        z, labels = draw_latents(spec, TIMELINE_IMAGES, torch.Generator().manual_seed(TIMELINE_SEED))
+        device = self.trainer.device
+        images = generator(z.to(device), None if labels is None else labels.to(device), 1.0, "const")
+        return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()

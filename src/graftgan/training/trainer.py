@@ -1,0 +1,258 @@
+"""One training step of a GAN, phase by phase, and everything that must be saved to repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from graftgan.config import Finetune
+from graftgan.data.dataset import order
+from graftgan.device import pick_dtype
+from graftgan.gans.base import Discriminator, Gan, Generator, autocast, draw_latents
+from graftgan.training.augment import Augment
+from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
+from graftgan.training.state import restore_rng, rng_state
+
+PATH_LENGTH_DECAY = 0.01
+ADAM_BETAS = (0.0, 0.99)
+
+
+class Meter:
+    """Means of named scalars since they were last taken."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, value: Tensor | float) -> None:
+        """Add one value."""
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """Return the means and start again."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class Trainer:
+    """G and D under training.
+
+    A step is one G update and one D update. The fakes of the G phase, detached, serve the D phase too, and D
+    sees fakes and reals as one batch: the same losses with fewer network passes.
+
+    Args:
+        gan: Networks; `Method.apply` has said which tensors move.
+        images: Training images, uint8 [N, R, R, C].
+        labels: Class ids [N], or None.
+        settings: The recipe.
+        augment: What D sees.
+        device: Where to compute.
+        from_scratch: Ramps the averaging up, which adaptation must not.
+        compiled: torch.compile the networks outside the penalty phases.
+    """
+
+    def __init__(
+        self,
+        gan: Gan,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int32] | None,
+        settings: Finetune,
+        augment: Augment,
+        device: torch.device,
+        from_scratch: bool = False,
+        compiled: bool = False,
+    ) -> None:
+        self.gan = gan.to(device)
+        self.images, self.labels = images, labels
+        self.settings, self.augment, self.device = settings, augment, device
+        self.from_scratch = from_scratch
+        self.dtype = pick_dtype(settings.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
+        lazy_g = settings.path_length_interval if settings.path_length_weight else 0
+        self.adam_g = _adam(gan.generator, settings.lr_generator, lazy_g)
+        self.adam_d = _adam(gan.discriminator, settings.lr_discriminator, settings.r1_interval)
+        self.rng = torch.Generator().manual_seed(settings.seed)
+        torch.manual_seed(settings.seed)
+        self.images_seen = 0
+        self.path_mean = torch.zeros((), device=device)
+        self.lr_scale = 1.0
+        self.meter = Meter()
+        for network in (gan.generator, gan.discriminator, gan.generator_ema):
+            network.to(memory_format=torch.channels_last)
+        self._synthesis: Any = gan.generator.synthesis
+        self._synthesize: Any = torch.compile(self._synthesis) if compiled else self._synthesis
+        self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+
+    @property
+    def step_index(self) -> int:
+        """Steps done."""
+        return self.images_seen // self.settings.batch
+
+    def step(self) -> None:
+        """Do one step and count its images."""
+        self.gan.generator.train()
+        step, settings = self.step_index, self.settings
+        reals, labels = self._reals()
+        fakes = self._phase_g(labels)
+        if settings.path_length_weight and step % settings.path_length_interval == 0:
+            self._phase_path(labels)
+        self._phase_d(reals, fakes, labels)
+        if settings.r1_gamma and step % settings.r1_interval == 0:
+            self._phase_r1(reals, labels)
+        self.images_seen += settings.batch
+        ramp = self.images_seen if self.from_scratch else None
+        beta = ema_beta(settings.batch, settings.ema_half_life_kimg, ramp)
+        update_ema(self.gan.generator_ema, self.gan.generator, beta)
+
+    def _reals(self) -> tuple[Tensor, Tensor | None]:
+        settings = self.settings
+        rows = order(len(self.images), settings.seed, self.images_seen, settings.batch)
+        reals = torch.from_numpy(self.images[rows]).to(self.device)
+        reals = reals.permute(0, 3, 1, 2).float() / 127.5 - 1
+        if settings.flip:
+            mirrored = torch.rand(len(rows), generator=self.rng) < 0.5
+            reals = torch.where(mirrored.to(self.device)[:, None, None, None], reals.flip(3), reals)
+        if self.labels is None or not self.gan.spec.classes:
+            return reals, None
+        return reals, torch.from_numpy(self.labels[rows]).long().to(self.device)
+
+    def _latents(self, count: int) -> Tensor:
+        return draw_latents(self.gan.spec, count, self.rng)[0].to(self.device)
+
+    def _styles(self, labels: Tensor | None, count: int) -> Tensor:
+        generator: Any = self.gan.generator
+        if self.settings.style_mixing > 0:
+            return cast(Tensor, generator.mixed_styles(self._latents(count), labels, self.settings.style_mixing))
+        return cast(Tensor, generator.mapping(self._latents(count), labels))
+
+    def _phase_g(self, labels: Tensor | None) -> Tensor:
+        with self._updating(self.gan.generator, self.adam_g, "grad_norm_g"):
+            with autocast(self.device, self.dtype):
+                fakes = self._synthesize(self._styles(labels, self.settings.batch))
+                logits = self._judge(self.augment(fakes, self.rng), labels)
+            loss = generator_loss(logits)
+            self.scaler.scale(loss).backward()
+        self.meter.add("loss_g", loss.detach())
+        return fakes.detach()
+
+    def _phase_path(self, labels: Tensor | None) -> None:
+        count = max(self.settings.batch // 2, 1)
+        weight = self.settings.path_length_weight * self.settings.path_length_interval
+        with self._updating(self.gan.generator, self.adam_g, None):
+            part = None if labels is None else labels[:count]
+            ws = self._styles(part, count)
+            images = self._synthesis(ws)
+            noise = torch.randn(images.shape, generator=self.rng).to(self.device)
+            lengths = path_lengths(images, ws, noise)
+            self.path_mean.lerp_(lengths.detach().mean(), PATH_LENGTH_DECAY)
+            penalty = (lengths - self.path_mean).square().mean()
+            self.scaler.scale(penalty * weight).backward()
+        self.meter.add("path_length", lengths.detach().mean())
+
+    def _phase_d(self, reals: Tensor, fakes: Tensor, labels: Tensor | None) -> None:
+        with self._updating(self.gan.discriminator, self.adam_d, "grad_norm_d"):
+            both = self.augment(torch.cat([fakes, reals]), self.rng)
+            twice = None if labels is None else torch.cat([labels, labels])
+            with autocast(self.device, self.dtype):
+                logits = self._judge(both, twice, mbstd_split=2)
+            fake_logits, real_logits = logits.chunk(2)
+            loss = discriminator_loss(real_logits, fake_logits)
+            self.scaler.scale(loss).backward()
+        self.augment.observe(real_logits.detach())
+        self.meter.add("loss_d", loss.detach())
+        self.meter.add("sign_real", real_logits.detach().sign().mean())
+        self.meter.add("sign_fake", fake_logits.detach().sign().mean())
+
+    def _phase_r1(self, reals: Tensor, labels: Tensor | None) -> None:
+        settings = self.settings
+        with self._updating(self.gan.discriminator, self.adam_d, None):
+            seen = reals.detach().requires_grad_(True)
+            penalty = r1_penalty(self.gan.discriminator(self.augment(seen, self.rng), labels), seen)
+            self.scaler.scale(penalty * (settings.r1_gamma / 2 * settings.r1_interval)).backward()
+        self.meter.add("r1", penalty.detach())
+
+    @contextmanager
+    def _updating(self, network: Generator | Discriminator, adam: torch.optim.Adam, norm: str | None) -> Iterator[None]:
+        """Collect gradients of one network alone, then move it."""
+        moving = [p for group in adam.param_groups for p in group["params"]]
+        resting = self.gan.discriminator if network is self.gan.generator else self.gan.generator
+        paused = [p for p in resting.parameters() if p.requires_grad]
+        for parameter in paused:
+            parameter.requires_grad_(False)
+        try:
+            adam.zero_grad(set_to_none=True)
+            yield
+            self.scaler.unscale_(adam)
+            limit = self.settings.gradient_clip or float("inf")
+            length = nn.utils.clip_grad_norm_(moving, limit) if norm or limit < float("inf") else None
+            if norm and length is not None:
+                self.meter.add(norm, length)
+            self.scaler.step(adam)
+            self.scaler.update()
+        finally:
+            for parameter in paused:
+                parameter.requires_grad_(True)
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply both learning rates."""
+        self.lr_scale *= factor
+        for adam in (self.adam_g, self.adam_d):
+            for group in adam.param_groups:
+                group["lr"] *= factor
+
+    def finite(self) -> bool:
+        """Tell whether every weight is a finite number."""
+        networks = (self.gan.generator, self.gan.discriminator)
+        return all(bool(torch.isfinite(p).all()) for network in networks for p in network.parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that decides the coming steps."""
+        gan = self.gan
+        return {
+            "generator": gan.generator.state_dict(),
+            "discriminator": gan.discriminator.state_dict(),
+            "generator_ema": gan.generator_ema.state_dict(),
+            "adam_g": self.adam_g.state_dict(),
+            "adam_d": self.adam_d.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "augment": self.augment.state_dict(),
+            "path_mean": self.path_mean,
+            "lr_scale": self.lr_scale,
+            "images_seen": self.images_seen,
+            "rng": self.rng.get_state(),
+            "global_rng": rng_state(self.device),
+            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved state, exactly."""
+        gan = self.gan
+        gan.generator.load_state_dict(state["generator"])
+        gan.discriminator.load_state_dict(state["discriminator"])
+        gan.generator_ema.load_state_dict(state["generator_ema"])
+        self.adam_g.load_state_dict(state["adam_g"])
+        self.adam_d.load_state_dict(state["adam_d"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.augment.load_state_dict(state["augment"])
+        self.path_mean = state["path_mean"].to(self.device)
+        self.lr_scale, self.images_seen = state["lr_scale"], state["images_seen"]
+        self.rng.set_state(state["rng"])
+        restore_rng(state["global_rng"], self.device)
+        self.meter.sums, self.meter.counts = dict(state["meter"]["sums"]), dict(state["meter"]["counts"])
+
+
+def _adam(network: nn.Module, lr: float, lazy_interval: int) -> torch.optim.Adam:
+    """Return Adam over the tensors that move, rescaled for lazy regularisation (Karras et al. 2020, appendix B)."""
+    ratio = lazy_interval / (lazy_interval + 1) if lazy_interval else 1.0
+    moving = [p for p in network.parameters() if p.requires_grad]
+    betas = (ADAM_BETAS[0] ** ratio, ADAM_BETAS[1] ** ratio)
+    return torch.optim.Adam(moving, lr=lr * ratio, betas=betas, eps=1e-8, fused=True)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from graftgan.data.sources import RawImage
+from graftgan.data.table import ParquetSource
+from graftgan.errors import DataError
+
+from .pictures import encode, smooth
+
+PICTURES = [encode(smooth(seed)) for seed in range(3)]
+
+
+def write_table(path: Path, metadata: dict[str, str] | None = None, **columns: Any) -> Path:
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata(metadata) if metadata else table, path)
+    return path
+
+
+def read(path: Path, limit: int = 10**8) -> list[RawImage]:
+    return list(ParquetSource(path, limit).images())
+
+
+def test_all_columns(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path / "a.parquet",
+        image=PICTURES,
+        name=["b", "a/ü.png", "new\nline"],
+        group=["g", None, ""],
+        label=["cat", None, "dog"],
+    )
+    assert read(path) == [
+        RawImage("b", PICTURES[0], "cat", "g"),
+        RawImage("a/ü.png", PICTURES[1], None, ""),
+        RawImage("new\nline", PICTURES[2], "dog", ""),
+    ]
+
+
+def test_image_column_alone(tmp_path: Path) -> None:
+    names = [image.name for image in read(write_table(tmp_path / "a.parquet", image=PICTURES))]
+    assert names == ["row-0000000", "row-0000001", "row-0000002"]
+
+
+def test_more_rows_than_a_batch_keep_their_order(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", image=[bytes([i]) for i in range(200)])
+    assert [image.data[0] for image in read(path)] == list(range(200))
+
+
+def test_hugging_face_structs_and_class_names(tmp_path: Path) -> None:
+    features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+    path = write_table(
+        tmp_path / "a.parquet",
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+        image=[{"bytes": data, "path": None} for data in PICTURES],
+        label=[1, 0, -1],
+    )
+    assert [(image.data, image.label) for image in read(path)] == [
+        (PICTURES[0], "dog"),
+        (PICTURES[1], "cat"),
+        (PICTURES[2], None),
+    ]
+
+
+def test_integer_labels_without_names(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", image=PICTURES, label=np.array([7, 0, 7]), group=[1, 2, 2])
+    assert [(image.label, image.group) for image in read(path)] == [("7", "1"), ("0", "2"), ("7", "2")]
+
+
+def test_large_binary(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", image=pa.array(PICTURES, pa.large_binary()))
+    assert [image.data for image in read(path)] == PICTURES
+
+
+def test_rows_without_bytes_or_with_too_many_are_bad(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", image=[None, b"", PICTURES[0]])
+    assert [image.bad for image in read(path, 50)] == [
+        "no image bytes",
+        "no image bytes",
+        f"{len(PICTURES[0])} bytes, more than data.max_file_bytes = 50",
+    ]
+
+
+def test_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", picture=PICTURES, title=["a", "b", "c"])
+    with pytest.raises(DataError, match="no column 'image', only picture, title") as error:
+        read(path)
+    assert "'image'" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": ["text"]}, "column 'image' is of type string"),
+        ({"image": [{"path": "x"}]}, "column 'image' is of type struct"),
+        ({"image": [b"x"], "name": [3]}, "column 'name' is of type int64"),
+        ({"image": [b"x"], "label": [0.5]}, "column 'label' is of type double"),
+        ({"image": [b"x"], "group": [b"g"]}, "column 'group' is of type binary"),
+        ({"image": [b"x", b"y"], "name": ["a", "a"]}, "the name 'a' twice"),
+        ({"image": [b"x", b"y"], "name": ["a", None]}, "a row without name"),
+    ],
+)
+def test_wrong_columns_are_named(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(write_table(tmp_path / "a.parquet", **columns))
+
+
+@pytest.mark.parametrize("key", ["licence", "license"])
+def test_licence_in_the_metadata(tmp_path: Path, key: str) -> None:
+    path = write_table(tmp_path / "a.parquet", metadata={key: "CC BY 4.0, by A. N. Other\n"}, image=PICTURES)
+    assert ParquetSource(path, 10**8).licence == "CC BY 4.0, by A. N. Other"
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.parquet", image=PICTURES)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="not a readable parquet"):
+        read(path)
+    path.write_bytes(whole[:20] + bytes(60) + whole[80:])
+    with pytest.raises(DataError, match="row 0 or later is damaged"):
+        read(path)
+
+
+def test_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.parquet"
+    pages = pa.chunked_array([pa.array([bytes(1 << 20)] * 100, pa.large_binary())] * 3)
+    pq.write_table(pa.table({"image": pages}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"column 'image' unpacks from .* decompression bomb"):
+        ParquetSource(path, 10**8)

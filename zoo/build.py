@@ -1,0 +1,137 @@
+"""Builds the shipped source checkpoints from the shipped image sets with the project's own trainer.
+
+`python zoo/build.py train [NAME ...]` trains what is missing and resumes what was interrupted;
+`python zoo/build.py finish` writes cards, scores, sample sheets and the catalogue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from graftgan.checkpoints.catalogue import card as read_card
+from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, save_gan
+from graftgan.config import Budget, Finetune
+from graftgan.context import Context, StopSignal
+from graftgan.contract import atomic_path, digest_file, write_json, write_text
+from graftgan.gans.base import Generator, build, parameter_count, sample
+from graftgan.gans.spec import GanSpec
+from graftgan.reporting.sheets import save_png, sheet
+from graftgan.training.ada_controller import AdaControllerConfig
+from graftgan.training.augment import make_augment
+from graftgan.training.loop import Loop, Measurement
+from graftgan.training.state import StateStore
+from graftgan.training.trainer import Trainer
+
+ZOO = Path(__file__).resolve().parent
+DATA = ZOO.parent / "data"
+STATES = ZOO.parent / ".graftgan" / "zoo"
+SCORED_SAMPLES = 1000
+SHEET_SEED = 0
+
+
+class KeepLast:
+    """A judge for runs that are not chosen by a score: every later checkpoint is better."""
+
+    def measure(self, generator: Generator) -> Measurement:
+        """Measure nothing."""
+        return Measurement(0.0, 0.0, 0.0, torch.zeros(1))
+
+    def improves(self, new: Measurement, best: Measurement) -> bool:
+        """Prefer the later checkpoint."""
+        return True
+
+
+def images_of(name: str, resolution: int, limit: int | None = None) -> NDArray[np.uint8]:
+    """Return a shipped set as uint8 [N, R, R, 3], averaged down exactly."""
+    blobs = pq.read_table(DATA / f"{name}.parquet", columns=["image"]).column("image").to_pylist()[:limit]
+    size = (resolution, resolution)
+    return np.stack([np.asarray(Image.open(io.BytesIO(b)).convert("RGB").resize(size, Image.Resampling.BOX)) for b in blobs])
+
+
+def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
+    """Train one source to the end and store it, with the early snapshots it is asked for."""
+    stages = {**recipe.get("snapshots", {}), recipe["name"]: recipe["kimg"]}
+    spec = GanSpec(**recipes["network"])
+    images = images_of(recipe["data"], spec.resolution, recipe.get("images"))
+    for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
+        if (ZOO / name / WEIGHTS).is_file():
+            continue
+        overrides = {"augment": recipe["augment"]} if "augment" in recipe else {}
+        settings = Finetune(
+            **{**recipes["training"], **overrides}, budget=Budget(kimg=kimg), evaluate_every_kimg=10.0, seed=recipe.get("seed", 0)
+        )
+        ada = AdaControllerConfig(target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max)
+        trainer = Trainer(
+            build(spec, settings.seed), images, None, settings, make_augment(settings.augment, ada=ada),
+            torch.device("cpu"), from_scratch=True,
+        )  # fmt: skip
+        stop = StopSignal()
+        stop.install()
+        ctx = Context(state=STATES, cache=STATES, stop=stop)
+        Loop(name, trainer, KeepLast(), StateStore(STATES / recipe["name"]), ctx, save_every_s=120).run()
+        with atomic_path(ZOO / name) as folder:
+            folder.mkdir()
+            save_gan(trainer.gan, folder)
+
+
+def finish(recipes: dict[str, Any]) -> None:
+    """Write card, samples and catalogue entry of every stored source."""
+    licences = {entry["name"]: entry for entry in yaml.safe_load((DATA / "catalogue.yaml").read_text())["sets"]}
+    entries = []
+    for recipe in recipes["sources"]:
+        for name, kimg in {recipe["name"]: recipe["kimg"], **recipe.get("snapshots", {})}.items():
+            folder = ZOO / name
+            gan = load_gan(folder)
+            save_png(sheet(sample(gan.generator_ema, 64, SHEET_SEED), 8, cell_px=64), folder / "samples.png")
+            data = licences[recipe["data"]]
+            title = recipe["title"] if name == recipe["name"] else f"{recipe['title']}, after {kimg} kimg"
+            known = read_card(folder)
+            card = {
+                "name": name, "title": title, "domain": recipe["domain"], "kimg": kimg,
+                "data": {"name": recipe["data"], "licence": data["licence"], "attribution": data["designer"],
+                         "images": recipe.get("images") or data["images"]},
+                "recipe": {**recipes["training"], **({"augment": recipe["augment"]} if "augment" in recipe else {})},
+                "network": gan.spec.to_dict(),
+                "parameters": {"generator": parameter_count(gan.generator), "discriminator": parameter_count(gan.discriminator)},
+                **{key: known[key] for key in ("scores", "protocol") if key in known},
+            }  # fmt: skip
+            write_json(folder / "card.json", card)
+            entries.append({
+                "name": name, "path": name, "sha256": digest_file(folder / WEIGHTS), "title": title,
+                "domain": recipe["domain"], "licence": data["licence"], "kimg": kimg,
+                "resolution": gan.spec.resolution,
+            })  # fmt: skip
+    head = "# The shelf of sources. Add your own: a `path` to a folder with gan.safetensors and spec.json, or a `url`, and the sha256.\n"
+    write_text(ZOO / "catalogue.yaml", head + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
+
+
+def main() -> None:
+    """Train or finish, as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["train", "finish"])
+    parser.add_argument("names", nargs="*", help="sources to train; none means all")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(arguments.threads)
+    recipes = yaml.safe_load((ZOO / "recipes.yaml").read_text())
+    if arguments.what == "finish":
+        return finish(recipes)
+    for recipe in recipes["sources"]:
+        if not arguments.names or recipe["name"] in arguments.names:
+            train(recipe, recipes)
+
+
+if __name__ == "__main__":
+    main()
