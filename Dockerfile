@@ -48,5 +48,5 @@ COPY params.yaml ./
 USER 10001:0
 CMD ["graftgan", "--help"]
 ARG GIT_SHA=unknown
-ENV GRAFTGAN_REVISION=$GIT_SHA
+ENV GRAFTGAN_GIT_REVISION=$GIT_SHA
 LABEL org.opencontainers.image.revision=$GIT_SHA

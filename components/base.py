@@ -15,6 +15,8 @@ from graftgan.stages.specs import RESULT, Port, StageSpec, stage
 IMAGE = f"graftgan:{graftgan.__version__}"
 # kfp.local runs a container component as a subprocess only if this name stands somewhere in its command.
 LOCAL_MARKER = "GRAFTGAN_RUNNER=kfp.dsl.executor_main"
+# Tasks of one pipeline run join one MLflow parent run by this.
+RUN_ID = f"KFP_RUN_ID={dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
 ARTIFACTS = {
     "dataset": dsl.Dataset,
     "model": dsl.Model,
@@ -36,7 +38,7 @@ def component(name: str) -> Callable[..., Any]:
     def container(*placeholders: object) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=["env", LOCAL_MARKER, "graftgan", spec.name],
+            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", spec.name],
             args=["--kfp-executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 

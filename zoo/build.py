@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from graftgan.checkpoints.catalogue import card as read_card
-from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, save_gan
+from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
 from graftgan.config import Budget, Finetune
 from graftgan.context import Context, StopSignal
 from graftgan.contract import atomic_path, digest_file, write_json, write_text
@@ -56,7 +56,12 @@ def images_of(name: str, resolution: int, limit: int | None = None) -> NDArray[n
     """Return a shipped set as uint8 [N, R, R, 3], averaged down exactly."""
     blobs = pq.read_table(DATA / f"{name}.parquet", columns=["image"]).column("image").to_pylist()[:limit]
     size = (resolution, resolution)
-    return np.stack([np.asarray(Image.open(io.BytesIO(b)).convert("RGB").resize(size, Image.Resampling.BOX)) for b in blobs])
+    return np.stack(
+        [
+            np.asarray(Image.open(io.BytesIO(b)).convert("RGB").resize(size, Image.Resampling.BOX))
+            for b in blobs
+        ]
+    )
 
 
 def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
@@ -68,10 +73,17 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
         if (ZOO / name / WEIGHTS).is_file():
             continue
         overrides = {"augment": recipe["augment"]} if "augment" in recipe else {}
+        # A snapshot lies on the way to the whole run, whose learning rates are still constant there.
+        steady = {} if name == recipe["name"] else {"lr_cooldown": 0.0}
         settings = Finetune(
-            **{**recipes["training"], **overrides}, budget=Budget(kimg=kimg), evaluate_every_kimg=10.0, seed=recipe.get("seed", 0)
+            **{**recipes["training"], **overrides, **steady},
+            budget=Budget(kimg=kimg),
+            evaluate_every_kimg=10.0,
+            seed=recipe.get("seed", 0),
         )
-        ada = AdaControllerConfig(target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max)
+        ada = AdaControllerConfig(
+            target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max
+        )
         trainer = Trainer(
             build(spec, settings.seed), images, None, settings, make_augment(settings.augment, ada=ada),
             torch.device("cpu"), from_scratch=True,
@@ -87,7 +99,9 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
 
 def finish(recipes: dict[str, Any]) -> None:
     """Write card, samples and catalogue entry of every stored source."""
-    licences = {entry["name"]: entry for entry in yaml.safe_load((DATA / "catalogue.yaml").read_text())["sets"]}
+    licences = {
+        entry["name"]: entry for entry in yaml.safe_load((DATA / "catalogue.yaml").read_text())["sets"]
+    }
     entries = []
     for recipe in recipes["sources"]:
         for name, kimg in {recipe["name"]: recipe["kimg"], **recipe.get("snapshots", {})}.items():
@@ -101,9 +115,13 @@ def finish(recipes: dict[str, Any]) -> None:
                 "name": name, "title": title, "domain": recipe["domain"], "kimg": kimg,
                 "data": {"name": recipe["data"], "licence": data["licence"], "attribution": data["designer"],
                          "images": recipe.get("images") or data["images"]},
-                "recipe": {**recipes["training"], **({"augment": recipe["augment"]} if "augment" in recipe else {})},
+                "recipe": {**recipes["training"], **{k: recipe[k] for k in ("augment",) if k in recipe}},
                 "network": gan.spec.to_dict(),
-                "parameters": {"generator": parameter_count(gan.generator), "discriminator": parameter_count(gan.discriminator)},
+                "parameters": {
+                    "generator": parameter_count(gan.generator),
+                    "discriminator": parameter_count(gan.discriminator),
+                },
+                "notes": recipe.get("notes", ""),
                 **{key: known[key] for key in ("scores", "protocol") if key in known},
             }  # fmt: skip
             write_json(folder / "card.json", card)
@@ -112,7 +130,7 @@ def finish(recipes: dict[str, Any]) -> None:
                 "domain": recipe["domain"], "licence": data["licence"], "kimg": kimg,
                 "resolution": gan.spec.resolution,
             })  # fmt: skip
-    head = "# The shelf of sources. Add your own: a `path` to a folder with gan.safetensors and spec.json, or a `url`, and the sha256.\n"
+    head = "# Add your own: the `path` of a folder (gan.safetensors, spec.json) or a `url`, and its sha256.\n"
     write_text(ZOO / "catalogue.yaml", head + yaml.safe_dump(entries, sort_keys=False, allow_unicode=True))
 
 

@@ -1,10 +1,9 @@
-"""The command line: one sub-command a stage, and a few helpers. It parses, calls, and maps errors to exit codes."""
+"""The command line: one sub-command a stage and a few helpers; parse, call, map errors to exit codes."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ from graftgan.errors import ConfigError, GraftganError
 from graftgan.stages.specs import STAGES, StageSpec
 
 INTERRUPTED = 143
+SET_HELP = "Override one key; repeatable."
+RESUME_HELP = "Whether to go on from saved training state."
 Function = Callable[..., Any]
 
 
@@ -34,23 +35,35 @@ class Options:
 
 def stage_options(function: Function) -> Function:
     """Add the options that every stage takes."""
+    path = click.Path(path_type=Path)
+    resume = click.Choice(["auto", "never", "must"])
     options = [
-        click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True,
-                     help="The parameters file."),
-        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable."),
-        click.option("--out", type=click.Path(path_type=Path), default=Path("out"), show_default=True,
-                     help="Folder of all outputs."),
-        click.option("--dry-run", is_flag=True, help="Check everything, say what would happen, write nothing."),
+        click.option(
+            "--params", type=path, default="params.yaml", show_default=True, help="Parameters file."
+        ),
+        click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP),
+        click.option("--out", type=path, default="out", show_default=True, help="Folder of all outputs."),
+        click.option("--dry-run", is_flag=True, help="Check everything, tell the plan, write nothing."),
         click.option("--force", is_flag=True, help="Run even if nothing changed."),
-        click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True,
-                     help="Whether to go on from saved training state."),
-    ]  # fmt: skip
+        click.option("--resume", type=resume, default="auto", show_default=True, help=RESUME_HELP),
+    ]
     for option in reversed(options):
         function = option(function)
     return function
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class Commands(click.Group):
+    """A group whose list of commands shows each one's first sentence in full."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list; click itself would cut the lines of a narrow terminal."""
+        whole = 10_000
+        rows = [(name, command.get_short_help_str(whole)) for name, command in sorted(self.commands.items())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
 def cli(verbose: bool) -> None:
@@ -144,24 +157,24 @@ def run_as_task(spec: StageSpec, executor_input: str) -> None:
     summarise(spec, result, ran)
 
 
-@cli.group("config")
+@cli.group("config", cls=Commands)
 def config_group() -> None:
     """Show, check and explain the parameters."""
 
 
 @config_group.command("show")
 @click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
 @click.option("--json", "as_json", is_flag=True, help="One line of canonical JSON, as pipelines take it.")
 def config_show(params: Path, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Print the parameters with all defaults filled in."""
-    import yaml
-
+    """Print the parameters with all defaults filled in and every key explained."""
     from graftgan import config
     from graftgan.contract import canonical_json
+    from graftgan.template import commented
 
-    resolved = config.load(params, assignments).model_dump(mode="json")
-    click.echo(canonical_json(resolved) if as_json else yaml.safe_dump(resolved, sort_keys=False).rstrip())
+    resolved = config.load(params, assignments)
+    text = canonical_json(resolved.model_dump(mode="json")) if as_json else commented(resolved)
+    click.echo(text, nl=as_json)
 
 
 @config_group.command("schema")
@@ -208,11 +221,22 @@ def doctor_command(params: Path) -> None:
 @click.option("--seeds", default="0-63", show_default=True, help="Seeds: 7, 0-63 or 1,5,9-12.")
 @click.option("--psi", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0), help="Truncation.")
 @click.option("--class", "label", type=int, help="Class id, for conditional models.")
-@click.option("--columns", default=8, show_default=True, type=click.IntRange(1, 64), help="Columns of the grid.")
-@click.option("--scale-px", default=64, show_default=True, type=int, help="Smallest side of a cell in pixels.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("samples.png"), show_default=True,
-              help="A .png for a grid, a .gif for an interpolation, or a folder for single images.")
-@click.option("--frames", default=16, show_default=True, type=click.IntRange(2, 240), help="Frames a leg of a .gif.")
+@click.option(
+    "--columns", default=8, show_default=True, type=click.IntRange(1, 64), help="Columns of the grid."
+)
+@click.option(
+    "--scale-px", default=64, show_default=True, type=int, help="Smallest side of a cell in pixels."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("samples.png"),
+    show_default=True,
+    help="A .png for a grid, a .gif for an interpolation, or a folder for single images.",
+)
+@click.option(
+    "--frames", default=16, show_default=True, type=click.IntRange(2, 240), help="Frames a leg of a .gif."
+)
 def sample_command(**given: Any) -> None:
     """Draw pictures from MODEL: a checkpoint folder, or a registered package."""
     from graftgan.sampling import draw
@@ -220,13 +244,15 @@ def sample_command(**given: Any) -> None:
     click.echo(draw(**given))
 
 
-@cli.group("source")
+@cli.group("source", cls=Commands)
 def source_group() -> None:
     """Look at the catalogue of source checkpoints."""
 
 
 @source_group.command("list")
-@click.option("--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True)
+@click.option(
+    "--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True
+)
 def source_list(catalogue: Path) -> None:
     """List the sources."""
     from graftgan.checkpoints.catalogue import Catalogue
@@ -237,7 +263,9 @@ def source_list(catalogue: Path) -> None:
 
 
 @source_group.command("verify")
-@click.option("--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True)
+@click.option(
+    "--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True
+)
 def source_verify(catalogue: Path) -> None:
     """Check every source's digest and load it strictly."""
     from graftgan.checkpoints.catalogue import Catalogue
@@ -249,7 +277,7 @@ def source_verify(catalogue: Path) -> None:
         click.echo(f"{source.name}: whole, {gan.spec.family} {gan.spec.resolution} px")
 
 
-@cli.group("weights")
+@cli.group("weights", cls=Commands)
 def weights_group() -> None:
     """Weights of feature extractors."""
 
@@ -265,7 +293,7 @@ def weights_fetch(name: str) -> None:
 
 @cli.command("sync")
 @click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override one key; repeatable.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
 def sync_command(params: Path, assignments: tuple[str, ...]) -> None:
     """Send journalled runs to the MLflow server."""
     from graftgan import config
@@ -304,4 +332,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -10,11 +10,20 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from graftgan.contract import canonical_json, digest_text
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.yamltext import parse_yaml
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -22,9 +31,16 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Base of all sections: frozen, and closed to unknown keys."""
+    """Base of all sections: frozen, and closed to unknown keys, infinities and truth values as numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("is neither true nor false")
+        return value
 
 
 class Split(Section):
@@ -50,7 +66,9 @@ class Expectations(Section):
     min_images: Count = Field(10, description="Fewest good images, after bad ones are dropped.")
     max_images: Count = Field(1_000_000, description="Most images.")
     min_side_px: Count = Field(16, description="Shortest allowed side of an original image, in pixels.")
-    max_bad_share: Fraction = Field(0.2, description="Largest share of unreadable files, with on_bad_image: skip.")
+    max_bad_share: Fraction = Field(
+        0.2, description="Largest share of unreadable files, with on_bad_image: skip."
+    )
     max_duplicate_share: Fraction = Field(0.1, description="Largest share of exact duplicates.")
     max_near_duplicate_share: Fraction = Field(0.5, description="Largest share of near duplicates.")
     max_blank_share: Fraction = Field(0.01, description="Largest share of images of a single colour.")
@@ -68,7 +86,9 @@ class Data(Section):
     )
     resolution: Literal[32, 64, 128, 256, 512, 1024] = Field(32, description="Working resolution in pixels.")
     channels: Literal[1, 3, 4] = Field(3, description="1 grey, 3 RGB, 4 RGBA.")
-    fit: Literal["crop", "pad", "stretch"] = Field("crop", description="How a non-square image becomes square.")
+    fit: Literal["crop", "pad", "stretch"] = Field(
+        "crop", description="How a non-square image becomes square."
+    )
     resize_filter: Literal["box", "bicubic", "lanczos"] = Field(
         "lanczos", description="Antialiasing filter; box is exact averaging for whole ratios."
     )
@@ -80,7 +100,7 @@ class Data(Section):
     split: Split = Field(default_factory=Split, description="Shares of the split.")
     train_images: Count | None = Field(None, description="Use only so many training images; null means all.")
     near_duplicate_bits: int = Field(
-        2, ge=0, le=16, description="Perceptual hashes closer than this many bits are near duplicates."
+        6, ge=0, le=16, description="Perceptual hashes closer than this many bits are near duplicates."
     )
     max_pixels: Count = Field(100_000_000, description="Images with more pixels are refused as bombs.")
     max_file_bytes: Count = Field(200_000_000, description="Files larger than this are refused.")
@@ -120,7 +140,9 @@ class Network(Section):
     z_dim: Count = Field(128, description="Latent size.")
     w_dim: Count = Field(128, description="Size of the intermediate latent.")
     mapping_layers: Count = Field(2, description="Layers of the mapping network.")
-    channel_base: Count = Field(1024, description="Width at resolution r is min(channel_base / r, channel_max).")
+    channel_base: Count = Field(
+        1024, description="Width at resolution r is min(channel_base / r, channel_max)."
+    )
     channel_max: Count = Field(64, description="Largest width.")
 
 
@@ -129,15 +151,21 @@ class Finetune(Section):
 
     method: str = Field("full", description="Transfer method; `graftgan config methods` lists them.")
     budget: Budget = Field(default_factory=lambda: Budget(kimg=24.0), description="Length of training.")
-    controls: list[Literal["worst", "scratch"]] = Field(
-        default_factory=lambda: ["worst", "scratch"],
+    controls: tuple[Literal["worst", "scratch"], ...] = Field(
+        ("worst", "scratch"),
         description="Runs at the same budget beside the chosen one.",
     )
     seed: int = Field(0, ge=0, description="Seed of initialisation, latents, augmentation and data order.")
     batch: Annotated[int, Field(ge=2)] = Field(32, description="Images a step.")
     lr_generator: Positive = Field(0.0015, description="Adam learning rate of G.")
     lr_discriminator: Positive = Field(0.0015, description="Adam learning rate of D.")
-    r1_gamma: Annotated[float, Field(ge=0.0)] = Field(0.1, description="R1 weight, in the gamma/2 convention.")
+    lr_cooldown: Fraction = Field(
+        0.3,
+        description="Last share of the budget over which both learning rates fall to zero; 0 is none.",
+    )
+    r1_gamma: Annotated[float, Field(ge=0.0)] = Field(
+        0.1, description="R1 weight, in the gamma/2 convention."
+    )
     r1_interval: Count = Field(16, description="R1 is applied every so many D steps, and scaled by it.")
     path_length_weight: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="Path length weight; 0 turns it off."
@@ -145,7 +173,9 @@ class Finetune(Section):
     path_length_interval: Count = Field(4, description="Path length is applied every so many G steps.")
     style_mixing: Fraction = Field(0.0, description="Probability that a sample mixes two styles.")
     ema_half_life_kimg: Positive = Field(2.0, description="Half-life of the averaged generator.")
-    gradient_clip: Positive | None = Field(None, description="Largest gradient norm; null leaves gradients alone.")
+    gradient_clip: Positive | None = Field(
+        None, description="Largest gradient norm; null leaves gradients alone."
+    )
     flip: bool = Field(True, description="Mirror half of the real images.")
     augment: Literal["none", "ada", "diffaugment"] = Field("ada", description="What D sees.")
     ada_target: Fraction = Field(0.6, description="Target of ADA's over-fitting signal.")
@@ -157,7 +187,9 @@ class Finetune(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto is bf16 where the device computes in it, else fp32."
     )
-    evaluate_every_kimg: Positive = Field(6.0, description="KID on the validation images, every so many kimg.")
+    evaluate_every_kimg: Positive = Field(
+        6.0, description="KID on the validation images, every so many kimg."
+    )
     validation_samples: Annotated[int, Field(ge=16)] = Field(256, description="Samples for that KID.")
     validation_extractor: str = Field("efflite0-128", description="Feature extractor for that KID.")
     scratch: Network = Field(default_factory=Network, description="Network of the scratch run.")
@@ -166,7 +198,9 @@ class Finetune(Section):
 class Evaluate(Section):
     """The final scores, on test images."""
 
-    extractor: str = Field("efflite0", description="efflite0, efflite0-128, inception, onnx:PATH or torchscript:PATH.")
+    extractor: str = Field(
+        "efflite0", description="efflite0, efflite0-128, inception, onnx:PATH or torchscript:PATH."
+    )
     samples: Annotated[int, Field(ge=16)] = Field(1000, description="Images sampled from each model.")
     max_test_images: Annotated[int, Field(ge=16)] = Field(5000, description="Most test images used.")
     neighbours: Count = Field(5, description="k of density and coverage.")
@@ -285,7 +319,7 @@ def parse_set(assignment: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {assignment!r} has no '='", "write --set key=value")
     find(key.strip())
     try:
-        return key.strip(), yaml.safe_load(text)
+        return key.strip(), parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"the value of --set {key} is not YAML: {error}", "quote it") from None
 
@@ -316,8 +350,11 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
                 lines.append(f"unknown key {key!r}")
                 remedies.append(suggest(key, known))
             else:
-                lines.append(f"{key}: {problem['msg']} (given {problem['input']!r})")
-        remedy = " ".join(remedies) or f"`graftgan config explain {key}` tells what it takes"
+                lines.append(f"{key or 'top level'}: {problem['msg']} (given {problem['input']!r})")
+                remedies.append(
+                    f"`graftgan config explain {key}` tells what it takes" if key else "correct the key"
+                )
+        remedy = " ".join(dict.fromkeys(remedies))
         raise ConfigError(f"{origin}: " + "; ".join(lines), remedy) from None
 
 
@@ -335,9 +372,13 @@ def load(path: Path | None, assignments: Sequence[str] = ()) -> Params:
     raw: Any = {}
     if path is not None:
         try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            raw = parse_yaml(path.read_text(encoding="utf-8")) or {}
         except FileNotFoundError:
             raise MissingInput(f"{path} does not exist", "give the file with --params") from None
+        except (IsADirectoryError, PermissionError) as error:
+            raise MissingInput(
+                f"{path} cannot be read: {error.strerror}", "give the file with --params"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not YAML: {error}", "correct the file") from None
         if not isinstance(raw, dict):
@@ -372,8 +413,9 @@ def explain(key: str) -> str:
         ConfigError: If there is no such key.
     """
     info = find(key)
-    lines = [key, f"  {info.description or 'section'}"]
-    if section := section_of(info.annotation):
+    section = section_of(info.annotation)
+    lines = [key, f"  {info.description or (section and section.__doc__) or ''}"]
+    if section:
         lines += [f"  {key}.{name}: {child.description}" for name, child in section.model_fields.items()]
         return "\n".join(lines)
     parent, _, leaf = key.rpartition(".")

@@ -1,4 +1,4 @@
-"""What a stage is given besides paths and parameters: logger, progress, tracker, registry, state and stop signal."""
+"""What a stage is given besides paths and parameters: logger, progress, tracker, registry, stop signal."""
 
 from __future__ import annotations
 

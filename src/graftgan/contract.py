@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
@@ -13,10 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftgan.errors import MissingInput, TryAgain
+from graftgan.errors import GraftganError, MissingInput, TryAgain
 
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def canonical_json(value: Any) -> str:
@@ -25,8 +28,8 @@ def canonical_json(value: Any) -> str:
 
 
 def digest_text(text: str) -> str:
-    """Return the sha256 of `text` in UTF-8 as 64 hex digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256 of `text` in UTF-8, or of the bytes it stands for, as 64 hex digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def digest_file(path: Path) -> str:
@@ -81,30 +84,49 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         TryAgain: If the disk is full.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    temporary = holder / target.name
+    holder = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary = holder / target.name
         yield temporary
         for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _sync(file)
         _replace(temporary, target, holder)
         _sync(target.parent)
-    except OSError as error:
-        if error.errno == 28:
-            raise TryAgain(f"no space left on the disk of {target}", "free some space and run again") from error
+    except Exception as error:
+        if disk_is_full(error):
+            raise TryAgain(
+                f"no space left on the disk of {target}", "free some space and run again"
+            ) from error
         raise
     finally:
+        if holder:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def sweep(target: Path) -> None:
+    """Remove what killed processes left of writing `target`; nobody may be writing it now."""
+    for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         shutil.rmtree(holder, ignore_errors=True)
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Tell whether an exception means that the disk, a quota or the largest file size is exhausted."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    # Libraries in other languages, such as safetensors, hand on only the words.
+    return not isinstance(error, GraftganError) and os.strerror(errno.ENOSPC) in str(error)
+
+
 def _replace(temporary: Path, target: Path, holder: Path) -> None:
-    if target.is_dir() and not target.is_symlink():
+    # Only a file may be renamed over a file or a link; DVC may have left a link where a folder goes.
+    if target.is_dir() or (temporary.is_dir() and os.path.lexists(target)):
         target.rename(holder / "old")
     try:
         temporary.rename(target)
     except OSError:
-        if (holder / "old").exists():
+        if os.path.lexists(holder / "old"):
             (holder / "old").rename(target)
         raise
 
@@ -131,7 +153,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise MissingInput(f"{path} does not exist", "run the stage that makes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MissingInput(f"{path} is not valid JSON: {error}", "run the stage that makes it again") from None
+        raise MissingInput(
+            f"{path} is not valid JSON: {error}", "run the stage that makes it again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -187,7 +211,9 @@ class Result:
         except (KeyError, TypeError, AttributeError) as error:
             raise MissingInput(f"{path} is not a stage result: {error}", "run the stage again") from None
         if result.schema != SCHEMA_VERSION:
-            raise MissingInput(f"{path} has schema {result.schema}, not {SCHEMA_VERSION}", "run the stage again")
+            raise MissingInput(
+                f"{path} has schema {result.schema}, not {SCHEMA_VERSION}", "run the stage again"
+            )
         return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import torch
@@ -19,19 +20,20 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"runtime.device: {name!r} is not a device", "use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"runtime.device: {name!r} is not a device", "use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
         raise ConfigError(f"runtime.device: {name} is not on this machine", "use auto or cpu")
     return device
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Tell whether the device has bfloat16 arithmetic, rather than an emulation that is slower than float32."""
+    """Tell whether the device has bfloat16 arithmetic; an emulation is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -1,12 +1,14 @@
-"""Digests of the user's own files, remembered by size and modification time so that an unchanged set is cheap."""
+"""Digests of the user's files, remembered by size and modification time: an unchanged set is cheap."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 from graftgan.contract import digest_file, digest_text, write_json
-from graftgan.errors import MissingInput
+from graftgan.errors import MissingInput, TryAgain
 
 
 class DigestCache:
@@ -25,7 +27,7 @@ class DigestCache:
         Symbolic links are followed for files; the caller decides what may be read.
 
         Raises:
-            MissingInput: If `path` does not exist.
+            MissingInput: If `path` does not exist, or a file cannot be read.
         """
         if not path.exists():
             raise MissingInput(f"{path} does not exist", "correct the path in params.yaml")
@@ -35,21 +37,36 @@ class DigestCache:
         fresh: dict[str, list[object]] = {}
         lines = []
         for file in [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file()):
-            name = "" if file == root else file.relative_to(root).as_posix()
-            stat = file.stat()
-            entry = known.get(name, [])
-            if entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-                entry = [stat.st_size, stat.st_mtime_ns, digest_file(file)]
-            fresh[name] = entry
+            name = "" if file == root else _text(file.relative_to(root))
+            entry = fresh[name] = self._entry(file, known.get(name, []))
             lines.append(f"{name}\0{entry[2]}")
         if fresh != known:
-            write_json(store, fresh)
+            # It only saves time: a full or read-only disk does no harm.
+            with contextlib.suppress(OSError, TryAgain):
+                write_json(store, fresh)
         return str(fresh[""][2]) if root.is_file() else digest_text("\n".join(lines))
+
+    @staticmethod
+    def _entry(file: Path, known: list[object]) -> list[object]:
+        try:
+            stat = file.stat()
+            if known[:2] == [stat.st_size, stat.st_mtime_ns]:
+                return known
+            return [stat.st_size, stat.st_mtime_ns, digest_file(file)]
+        except OSError as error:
+            raise MissingInput(f"{file} cannot be read: {error.strerror}", "make it readable") from error
 
     @staticmethod
     def _load(store: Path) -> dict[str, list[object]]:
         try:
-            raw = json.loads(store.read_text())
-            return raw if isinstance(raw, dict) else {}
+            raw = json.loads(store.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        if not isinstance(raw, dict):
+            return {}
+        return {name: entry for name, entry in raw.items() if isinstance(entry, list) and len(entry) == 3}
+
+
+def _text(path: Path) -> str:
+    # A file name may be any bytes; those that are no UTF-8 become escapes.
+    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")

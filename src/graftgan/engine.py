@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 import graftgan
 from graftgan.config import Params, config_digest, leaves
@@ -26,10 +29,11 @@ from graftgan.contract import (
     digest_path,
     digest_text,
     size_bytes,
+    sweep,
     write_json,
 )
 from graftgan.digests import DigestCache
-from graftgan.errors import GraftganError, MissingInput
+from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.stages.specs import StageSpec, stage
 
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
@@ -64,7 +68,9 @@ def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str
         writer, port = origin.split(".")
         if not stage(writer).port(port).folder:
             inputs[name] = inputs[name].with_suffix(suffix_of(port))
-    outputs = {p.name: out / spec.name / (p.name if p.folder else p.name + suffix_of(p.name)) for p in spec.outputs}
+    outputs = {
+        p.name: out / spec.name / (p.name if p.folder else p.name + suffix_of(p.name)) for p in spec.outputs
+    }
     return inputs, outputs | {"result": out / spec.name / "result.json"}
 
 
@@ -104,7 +110,9 @@ class Job:
         for name, path in sorted(self.inputs.items()):
             if not path.exists():
                 writer = self.spec.inputs[name].split(".")[0]
-                raise MissingInput(f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`")
+                raise MissingInput(
+                    f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`"
+                )
             digests[name] = digest_path(path)
         cache = DigestCache(cache_home())
         for key, path in self.external().items():
@@ -131,7 +139,9 @@ class Job:
         same = (earlier.config, earlier.code, earlier.inputs) == (plan.config, plan.code, plan.inputs)
         if not same or not all(p.exists() for p in self.outputs.values()):
             return None
-        whole = all(digest_path(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items())
+        whole = all(
+            digest_path(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items()
+        )
         return earlier if whole else None
 
 
@@ -151,14 +161,50 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
 
     Returns:
         The result, and whether the stage ran.
+
+    Raises:
+        MissingInput: If an input does not exist.
+        TryAgain: If another process works on the same outputs or with the same training state.
     """
     plan = job.plan()
     if not force and (earlier := job.done_before(plan)):
         return earlier, False
+    with ExitStack() as stack:
+        for thing in (str(job.outputs["result"].absolute()), state_key(plan)):
+            stack.enter_context(alone(thing, job.spec.name))
+        return _work(job, plan, make_context), True
+
+
+@contextmanager
+def alone(thing: str, stage_name: str) -> Iterator[None]:
+    """Keep other processes from working on `thing` during the block; the lock of a killed process is void.
+
+    Raises:
+        TryAgain: If another process has it.
+    """
+    lock = FileLock(home() / "locks" / digest_text(thing)[:16], timeout=0)
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        message = f"another process runs {stage_name} with the same outputs or parameters ({lock.lock_file})"
+        raise TryAgain(message, "wait for it to end") from None
+    except OSError as error:
+        # Without a place for locks, as on a read-only disk, there is no state to share either.
+        logging.getLogger("graftgan").debug("no lock for %s: %s", stage_name, error)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Result:
     started = time.time()
     context = make_context(home() / "state" / state_key(plan))
     function: StageFunction = importlib.import_module(job.spec.entry).run
     job.outputs["result"].unlink(missing_ok=True)
+    for path in job.outputs.values():
+        sweep(path)
     with ExitStack() as stack:
         temporary = {p.name: stack.enter_context(atomic_path(job.outputs[p.name])) for p in job.spec.outputs}
         for port in job.spec.outputs:
@@ -172,11 +218,17 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
         if not p.volatile
     }
     result = Result(
-        plan.stage, plan.config, plan.code, plan.inputs, entries, dict(outcome.metrics), tuple(outcome.warnings)
+        plan.stage,
+        plan.config,
+        plan.code,
+        plan.inputs,
+        entries,
+        dict(outcome.metrics),
+        tuple(outcome.warnings),
     )
     write_json(job.outputs["result"].with_name("run.json"), run_facts(time.time() - started))
     result.write(job.outputs["result"])
-    return result, True
+    return result
 
 
 def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:
@@ -187,7 +239,7 @@ def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:
 
 def run_facts(seconds: float) -> dict[str, Any]:
     """Return the volatile facts of a run: time, machine, versions. Never an input of anything."""
-    import importlib.metadata as metadata
+    from importlib import metadata
 
     def version(package: str) -> str | None:
         try:

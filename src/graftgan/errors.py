@@ -58,7 +58,7 @@ class CheckpointError(GraftganError):
 
 
 class TryAgain(GraftganError):
-    """A passing condition, such as a full disk or a locked output; the same call may succeed later (exit 75)."""
+    """A passing condition, such as a full disk; the same call may succeed later (exit 75)."""
 
     exit_code = 75
 

@@ -8,6 +8,7 @@ import the server's client.
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import logging
 import os
 import socket
@@ -91,6 +92,9 @@ def follow(folder: Path, track: Track) -> None:
     known = _followers.get(folder.resolve())
     if known and known.process.poll() is None and known.owner == os.getpid():
         return
+    if importlib.util.find_spec("mlflow") is None:
+        _log.warning("runs are journalled only: mlflow is not installed; `pip install graftgan[track]`")
+        return
     try:
         with (folder / "follower.log").open("ab") as log:
             process = subprocess.Popen(
@@ -172,7 +176,7 @@ def push(folder: Path, track: Track) -> bool:
         return True
     if not reachable(track.uri, track.timeout_s):
         return False
-    from graftgan.sync import sync  # noqa: PLC0415 - the client takes seconds to import
+    from graftgan.sync import sync
 
     return sync(folder, track).complete
 

@@ -1,10 +1,12 @@
-"""Independent pieces of work in processes of their own, with their progress and metrics shown by the parent."""
+"""Independent pieces of work in processes of their own; the parent shows their progress and metrics."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import queue
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,28 +37,30 @@ class Surroundings:
 class RelayTask:
     """A task whose display is in the parent."""
 
-    def __init__(self, messages: Any, name: str, total: int, done: int) -> None:
-        self._messages, self._name = messages, name
-        messages.put(("task", name, total, done))
+    def __init__(self, messages: Any, key: tuple[int, int], name: str, total: int, done: int) -> None:
+        self._messages, self._key = messages, key
+        messages.put(("task", key, name, total, done))
 
     def advance(self, images: int, scores: Mapping[str, float] | None = None) -> None:
         """Send the step to the parent."""
-        self._messages.put(("advance", self._name, images, dict(scores or {})))
+        self._messages.put(("advance", self._key, images, dict(scores or {})))
 
     def close(self) -> None:
         """Tell the parent that the task is over."""
-        self._messages.put(("close", self._name))
+        self._messages.put(("close", self._key))
 
 
 class RelayProgress:
     """A progress display that lives in the parent."""
 
-    def __init__(self, messages: Any) -> None:
-        self._messages = messages
+    def __init__(self, messages: Any, worker: int) -> None:
+        self._messages, self._worker = messages, worker
+        self._count = 0
 
     def task(self, name: str, total: int, done: int = 0) -> Task:
         """Start a task in the parent's display."""
-        return RelayTask(self._messages, name, total, done)
+        self._count += 1
+        return RelayTask(self._messages, (self._worker, self._count), name, total, done)
 
 
 class RelayTracker(NullTracker):
@@ -83,7 +87,11 @@ class RelayHandler(logging.Handler):
 
 
 def run_all(
-    function: Callable[[Piece, Context], Answer], pieces: Sequence[Piece], ctx: Context, threads: int, at_once: int
+    function: Callable[[Piece, Context], Answer],
+    pieces: Sequence[Piece],
+    ctx: Context,
+    threads: int,
+    at_once: int,
 ) -> list[Answer]:
     """Call `function(piece, ctx)` for every piece.
 
@@ -109,7 +117,12 @@ def _set_threads(threads: int) -> None:
 
 class _Pool:
     def __init__(
-        self, function: Callable[[Any, Context], Any], pieces: Sequence[Any], ctx: Context, threads: int, at_once: int
+        self,
+        function: Callable[[Any, Context], Any],
+        pieces: Sequence[Any],
+        ctx: Context,
+        threads: int,
+        at_once: int,
     ) -> None:
         spawn = multiprocessing.get_context("spawn")
         self.ctx, self.at_once = ctx, at_once
@@ -121,20 +134,26 @@ class _Pool:
         ]
         self.running: dict[int, BaseProcess] = {}
         self.answers: dict[int, Any] = {}
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[tuple[int, int], Task] = {}
 
     def run(self) -> list[Any]:
         try:
             while self.waiting or self.running:
                 while self.waiting and len(self.running) < self.at_once:
-                    index, process = self.waiting.pop(0)
-                    process.start()
-                    self.running[index] = process
+                    self._start(*self.waiting.pop(0))
                 self._receive()
         except BaseException:
             self._stop()
             raise
         return [self.answers[index] for index in sorted(self.answers)]
+
+    def _start(self, index: int, process: BaseProcess) -> None:
+        # A signal between the two lines would leave a child that nobody stops.
+        with self.ctx.stop.deferred() as stop:
+            process.start()
+            self.running[index] = process
+        if stop.requested:
+            raise Interrupted("stopped by a signal", "run the same command to go on")
 
     def _receive(self) -> None:
         try:
@@ -151,14 +170,14 @@ class _Pool:
                     f"worker {index} died with exit code {process.exitcode}", "there may be too little memory"
                 )
 
-    def _on_task(self, name: str, total: int, done: int) -> None:
-        self.tasks[name] = self.ctx.progress.task(name, total, done)
+    def _on_task(self, key: tuple[int, int], name: str, total: int, done: int) -> None:
+        self.tasks[key] = self.ctx.progress.task(name, total, done)
 
-    def _on_advance(self, name: str, images: int, scores: dict[str, float]) -> None:
-        self.tasks[name].advance(images, scores)
+    def _on_advance(self, key: tuple[int, int], images: int, scores: dict[str, float]) -> None:
+        self.tasks[key].advance(images, scores)
 
-    def _on_close(self, name: str) -> None:
-        self.tasks.pop(name).close()
+    def _on_close(self, key: tuple[int, int]) -> None:
+        self.tasks.pop(key).close()
 
     def _on_metrics(self, values: dict[str, float], images_seen: int) -> None:
         self.ctx.tracker.log_metrics(values, images_seen)
@@ -177,10 +196,16 @@ class _Pool:
     def _stop(self) -> None:
         for process in self.running.values():
             process.terminate()
+        deadline = time.monotonic() + SAVE_WITHIN_S
+        while time.monotonic() < deadline and any(p.is_alive() for p in self.running.values()):
+            # A child cannot end before all it said was read.
+            with contextlib.suppress(queue.Empty):
+                message = self.messages.get(timeout=POLL_S)
+                if message[0] == "log":
+                    self._on_log(*message[1:])
         for process in self.running.values():
-            process.join(SAVE_WITHIN_S)
-            if process.is_alive():
-                process.kill()
+            process.kill()
+            process.join()
 
 
 def _child(
@@ -193,7 +218,9 @@ def _child(
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(RelayHandler(messages))
-    ctx = Context(around.state, around.cache, log, RelayProgress(messages), RelayTracker(messages), stop=stop)
+    ctx = Context(
+        around.state, around.cache, log, RelayProgress(messages, index), RelayTracker(messages), stop=stop
+    )
     try:
         answer = function(piece, replace(ctx, resume=around.resume))
     except GraftganError as error:

@@ -8,7 +8,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 LINE_EVERY_S = 10.0
 
@@ -92,9 +95,13 @@ class PlainProgress:
 
 
 class RichProgress:
-    """Live bars with images per second, ETA and the latest scores; use as a context manager."""
+    """Live bars with images per second, ETA and the latest scores; use as a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        console: Where to draw; None means standard error.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
@@ -106,7 +113,7 @@ class RichProgress:
             TextColumn("{task.fields[rate]} img/s  ETA"),
             TimeRemainingColumn(),
             TextColumn("[dim]{task.fields[scores]}"),
-            console=Console(stderr=True),
+            console=console or Console(stderr=True),
         )
 
     def __enter__(self) -> RichProgress:

@@ -10,7 +10,7 @@ from typing import Any
 from graftgan.context import Registered
 from graftgan.errors import TryAgain
 from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, KEY_TAG, REASON_TAG, SUPERSEDED_TAG, redacted
-from graftgan.tracking import Connection, RefusedError, talking
+from graftgan.tracking import PACKAGE, Connection, RefusedError, talking
 
 MAX_DESCRIPTION = 5000
 
@@ -74,7 +74,7 @@ class MlflowRegistry:
             raise TryAgain(
                 f"version {version.version} of {version.name} cannot be fetched: {error}"
             ) from error
-        return model / "artifacts" / "package"
+        return model / "artifacts" / PACKAGE
 
     def publish(self, name: str, package: Path, key: str, tags: Mapping[str, str]) -> Registered:
         """Make a version from a package folder, or return the one that was made from it.

@@ -57,7 +57,9 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
 
         def surroundings(state: Path) -> Context:
             tracker = stack.enter_context(open_tracker(job.params, job.spec.name))
-            ctx = Context(state, cache_home(), log, stack.enter_context(display()), tracker, stop=stop, resume=resume)
+            ctx = Context(
+                state, cache_home(), log, stack.enter_context(display()), tracker, stop=stop, resume=resume
+            )
             if job.spec.name == "register":
                 from graftgan.sync import open_registry
 

@@ -31,9 +31,11 @@ def parse_seeds(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
-            seeds += range(int(first), int(last if dash else first) + 1)
-            if len(seeds) > MAX_SEEDS:
+            low, high = int(first), int(last if dash else first)
+            # Judged before the list is made: a slip of the pen may name more seeds than memory holds.
+            if len(seeds) + high - low >= MAX_SEEDS:
                 raise ConfigError(f"--seeds {text!r} names more than {MAX_SEEDS} seeds", "ask for fewer")
+            seeds += range(low, high + 1)
     except ValueError:
         raise ConfigError(f"--seeds {text!r} is not a list of seeds", "write 7, 0-63 or 1,5,9-12") from None
     if not seeds:
@@ -62,9 +64,16 @@ def open_generator(model: Path) -> Generator:
 
 
 def draw(
-    model: Path, seeds: str, psi: float, label: int | None, columns: int, scale_px: int, out: Path, frames: int
+    model: Path,
+    seeds: str,
+    psi: float,
+    label: int | None,
+    columns: int,
+    scale_px: int,
+    out: Path,
+    frames: int,
 ) -> str:
-    """Write a grid (`.png`), an interpolation (`.gif`) or single images (a folder), and say what was written."""
+    """Write a grid (`.png`), an interpolation (`.gif`) or single images (a folder); tell what."""
     generator = open_generator(model)
     wanted = parse_seeds(seeds)
     if out.suffix == ".gif":

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
-from graftgan.config import Params, Track
-from graftgan.context import Registry, Tracker
+from graftgan.config import Track
+from graftgan.context import Registry
 from graftgan.contract import digest_text
 from graftgan.errors import TryAgain
 from graftgan.follower import abandoned
@@ -31,7 +31,7 @@ from graftgan.journal import (
     write_marker,
 )
 from graftgan.registry import MlflowRegistry
-from graftgan.tracker import JournalTracker
+from graftgan.tracker import open_registry as open_registry
 from graftgan.tracking import Connection, RefusedError
 
 BATCH_EVENTS = 200
@@ -97,21 +97,14 @@ def sync(folder: Path, track: Track) -> SyncReport:
     return SyncReport(len(paths), events, sum(map(pending_bytes, paths)), tuple(refused), trouble)
 
 
-def open_registry(params: Params, tracker: Tracker) -> Registry | None:
-    """Return the model registry for a stage, or None if tracking is not live or the server is away.
-
-    Args:
-        params: All parameters.
-        tracker: The stage's tracker; versions are linked to its run.
+def connect_registry(track: Track, path: Path) -> Registry | None:
+    """Return the model registry for the stage that writes the journal `path`, or None if the server is away.
 
     Raises:
         ConfigError: If `track.uri` is of a kind that cannot be used.
     """
-    if params.track.mode != "live" or not isinstance(tracker, JournalTracker):
-        return None
-    path = tracker.path
     try:
-        connection = Connection(params.track)
+        connection = Connection(track)
     except TryAgain as error:
         _log.warning("no model registry: %s", error.message)
         return None
@@ -172,7 +165,9 @@ class Sender:
             self._apply(batch)
             last = batch[-1]
             self.sent += len(batch)
-            self._note(offset=last.end, target=self._target, open=last.kind != "end")
+            self._note(
+                offset=last.end, target=self._target, open=bool(self._marker.run_id) and last.kind != "end"
+            )
             self._forget(batch)
         if abandoned(self._path):
             for run in (self._marker.run_id, self._marker.parent_id):

@@ -21,10 +21,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from graftgan.config import Params, config_digest, flatten, leaves
-from graftgan.context import NullTracker, Tracker
+from graftgan.context import NullTracker, Registry, Tracker
 from graftgan.engine import home
 from graftgan.errors import Interrupted
-from graftgan.follower import check_uri, follow
+from graftgan.follower import check_uri, follow, reachable
 from graftgan.identity import PIPELINE_SECTIONS, RunIdentity, git_revision, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
 from graftgan.stages.specs import stage
@@ -32,6 +32,7 @@ from graftgan.stages.specs import stage
 MAX_DATASET_DIGEST = 36
 MAX_PARAM = 6000
 SYSTEM_EVERY_S = 10.0
+SYSTEM_LEAST_S = 1.0
 _log = logging.getLogger("graftgan")
 
 
@@ -69,8 +70,7 @@ class JournalTracker(NullTracker):
         self._journal: Journal | None = journal
         self._past = past
         self._system = _SystemSampler() if system_metrics else None
-        self._sampled_s = 0.0
-        self._sample_system()
+        self._sampled_s = time.monotonic()
 
     def _append(self, kind: str, durable: bool = False, **data: Any) -> bool:
         if self._journal is None:
@@ -126,7 +126,8 @@ class JournalTracker(NullTracker):
 
     def close(self, status: str) -> None:
         """End the run; the final metrics are repeated for the parent run."""
-        self._sample_system()
+        if time.monotonic() - self._sampled_s > SYSTEM_LEAST_S:
+            self._sample_system()
         self._append("end", True, status=status, summary=self._past.last)
         if self._journal is not None:
             self._journal.close()
@@ -160,7 +161,7 @@ class _SystemSampler:
 
     def __init__(self) -> None:
         try:
-            import psutil  # type: ignore[import-untyped]  # noqa: PLC0415 - part of an optional extra
+            import psutil  # type: ignore[import-untyped]
         except ImportError:
             self._psutil: Any = None
             return
@@ -234,6 +235,30 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
         yield from _reported(tracker)
     finally:
         lock.release()
+
+
+def open_registry(params: Params, tracker: Tracker) -> Registry | None:
+    """Return the model registry for the register stage.
+
+    Args:
+        params: All parameters.
+        tracker: The stage's tracker, as `open_tracker` gave it; versions are linked to its run.
+
+    Returns:
+        The registry, or None where tracking is not live, MLflow is not installed or the server is away; the
+        stage then leaves its request in the journal.
+    """
+    if params.track.mode != "live" or not isinstance(tracker, JournalTracker):
+        return None
+    if not reachable(params.track.uri, params.track.timeout_s):
+        _log.warning("no model registry: MLflow at %s does not answer", redacted("uri", params.track.uri))
+        return None
+    try:
+        from graftgan.sync import connect_registry
+    except ImportError:
+        _log.warning("no model registry: mlflow is not installed; `pip install graftgan[track]`")
+        return None
+    return connect_registry(params.track, tracker.path)
 
 
 def _reported(tracker: JournalTracker) -> Iterator[Tracker]:

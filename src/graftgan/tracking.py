@@ -2,15 +2,18 @@
 
 Only this module and `serving` import MLflow. Runs are found again by tag, so that processes and machines that
 know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's own patience
-(minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps a journal and
-comes again.
+(minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps a journal
+and comes again.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +45,7 @@ ATTEMPT = "graftgan.attempt"
 KFP_RUN = "kfp.pipeline_run_id"
 PARENT = "mlflow.parentRunId"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "pydantic", "safetensors", "torch")
+PACKAGE = "package"
 MAX_METRICS = 1000
 MAX_ENTRIES = 100
 PERMANENT = {
@@ -79,6 +83,7 @@ def talking() -> Iterator[None]:
 
 
 def _set_patience(timeout_s: float) -> None:
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     os.environ.update(
         {
             "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)),
@@ -246,6 +251,8 @@ class Connection:
             self.client.log_model_artifacts(model.model_id, str(scratch / "model"))
             self.client.finalize_logged_model(model.model_id, "READY")
             self.client.log_outputs(run, [LoggedModelOutput(model.model_id, 0)])
+            if scores := _model_scores(package, str(model.model_id)):
+                self.client.log_batch(run, metrics=scores)
             return str(model.model_id)
 
     def download(self, uri: str, folder: Path) -> Path:
@@ -253,6 +260,17 @@ class Connection:
         folder.mkdir(parents=True, exist_ok=True)
         with talking():
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+
+
+def _model_scores(package: Path, model_id: str) -> list[Metric]:
+    """Return the package's scores as metrics of the model on its image set, by which MLflow ranks models."""
+    facts = read_json(package / "model.json")
+    now_ms, digest = time.time_ns() // 1_000_000, facts["provenance"]["dataset"][:36]
+    found = {name: score["value"] for name, score in facts["scores"].items() if score["value"] is not None}
+    return [
+        Metric(name, float(value), now_ms, 0, model_id=model_id, dataset_name="test", dataset_digest=digest)
+        for name, value in sorted(found.items())
+    ]
 
 
 def save_pyfunc(package: Path, folder: Path, model_id: str | None = None, run: str | None = None) -> None:
@@ -268,16 +286,25 @@ def save_pyfunc(package: Path, folder: Path, model_id: str | None = None, run: s
     classes = int(facts["spec"]["classes"])
     example = pd.DataFrame({"seed": [0], "truncation_psi": [float(facts["truncation_default"])]})
     source = Path(__file__).parent
-    mlflow.pyfunc.save_model(
-        folder,
-        mlflow_model=Model(model_uuid=model_id or uuid.uuid4().hex, model_id=model_id, run_id=run),
-        python_model=str(source / "serving.py"),
-        artifacts={"package": str(package)},
-        code_paths=[str(source)],
-        signature=model_signature(facts["spec"]),
-        input_example=example.assign(**{"class": [0]}) if classes else example,
-        pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
-    )
+    model = Model(model_uuid=model_id or uuid.uuid4().hex, model_id=model_id, run_id=run)
+    with tempfile.TemporaryDirectory() as scratch:
+        # MLflow stores an artifact under the name of its folder, and the caller's may have any.
+        copied = shutil.copytree(package, Path(scratch) / PACKAGE)
+        mlflow.pyfunc.save_model(
+            folder,
+            mlflow_model=model,
+            python_model=str(source / "serving.py"),
+            artifacts={PACKAGE: str(copied)},
+            code_paths=[str(source)],
+            signature=model_signature(facts["spec"]),
+            input_example=example.assign(**{"class": [0]}) if classes else example,
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+        )
+    # Folders of this machine are nobody's business; loading heeds the last parts alone.
+    flavour = model.flavors["python_function"]
+    flavour["model_code_path"] = "serving.py"
+    flavour["artifacts"][PACKAGE]["uri"] = PACKAGE
+    model.save(folder / "MLmodel")
     for leftover in [*folder.rglob("__pycache__")]:
         shutil.rmtree(leftover)
 

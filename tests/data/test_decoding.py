@@ -325,3 +325,13 @@ def test_damaged_bytes_give_pixels_or_a_reason_and_nothing_else(
         assert decode(bytes(data), options(resolution=32, max_pixels=10**6)).pixels.shape == (32, 32, 3)
     except BadImageError as error:
         assert 0 < len(str(error)) < 200 and "\n" not in str(error)
+
+
+def test_box_averages_colours_by_opacity() -> None:
+    array = noise(4, 64, 64, 4)
+    blocks = array.reshape(32, 2, 32, 2, 4).astype(float)
+    opacity = blocks[..., 3:].sum(axis=(1, 3))
+    got = decode(encode(array), options(resolution=32, channels=4, resize_filter="box")).pixels
+    colour = (blocks[..., :3] * blocks[..., 3:]).sum(axis=(1, 3)) / np.maximum(opacity, 1)
+    assert np.abs(got[..., :3] - colour)[got[..., 3] > 0].max() <= 0.5
+    assert np.abs(got[..., 3:] - opacity / 4).max() <= 0.5

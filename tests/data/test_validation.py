@@ -143,6 +143,14 @@ def test_limits_come_from_the_configuration() -> None:
     assert not check_with_pandas(data["images"], few[1]).success
 
 
+@pytest.mark.parametrize("tenths", range(11))
+def test_a_share_exactly_at_its_limit_holds(tenths: int) -> None:
+    data = tables(n=10, blank=first(tenths, True, False, 10))["images"]
+    assert check_with_pandas(data, wanted(max_blank_share=tenths / 10)[5]).success
+    if tenths:
+        assert not check_with_pandas(data, wanted(max_blank_share=(tenths - 1) / 10)[5]).success
+
+
 def test_every_configured_limit_has_an_expectation_of_its_name() -> None:
     assert set(Expectations.model_fields) <= {e.name for e in wanted()}
 

@@ -8,7 +8,7 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.base import ARTIFACTS, IMAGE, LOCAL_MARKER
+from components.base import ARTIFACTS, IMAGE, LOCAL_MARKER, RUN_ID
 from graftgan.config import find
 from graftgan.kfp_io import CONFIG, KNOBS, knobs
 from graftgan.stages.specs import STAGES, StageSpec, stage
@@ -85,7 +85,7 @@ def _types(definitions: dict[str, Any]) -> dict[str, str]:
 def test_a_task_runs_the_command_line_in_the_one_image(compiled: dict[str, Any], spec: StageSpec) -> None:
     container = compiled["deploymentSpec"]["executors"][f"exec-{spec.name}"]["container"]
     assert container["image"] == IMAGE
-    assert container["command"] == ["env", LOCAL_MARKER, "graftgan", spec.name]
+    assert container["command"] == ["env", LOCAL_MARKER, RUN_ID, "graftgan", spec.name]
     assert container["args"] == ["--kfp-executor-input", "{{$}}"]
 
 

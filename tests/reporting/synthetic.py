@@ -17,6 +17,18 @@ DIGEST = "d" * 64
 SHA = "a" * 64
 PROTOCOL = "efflite0@224/lanczos/0123abcd"
 RUNS = ("chosen", "worst", "scratch")
+COLUMNS = [
+    "images_seen",
+    "loss_g",
+    "loss_d",
+    "r1",
+    "sign_real",
+    "sign_fake",
+    "ada_p",
+    "grad_norm_g",
+    "grad_norm_d",
+]
+COLUMNS += ["kid_validation", "kid_low", "kid_high"]
 SPLITS = ["train"] * 28 + ["validation"] * 4 + ["test"] * 8
 
 
@@ -27,7 +39,7 @@ def blobs(count: int, seed: int, side: int = 32) -> np.ndarray:
     found = []
     for _ in range(count):
         ground, ink = rng.integers(120, 255, 3), rng.integers(0, 160, 3)
-        cx, cy, radius = rng.uniform(0.35, 0.65, 2).tolist() + [rng.uniform(0.15, 0.35)]
+        cx, cy, radius = [*rng.uniform(0.35, 0.65, 2).tolist(), rng.uniform(0.15, 0.35)]
         mask = ((x - cx) ** 2 + (y - cy) ** 2 < radius**2)[..., None]
         found.append(np.where(mask, ink, ground).astype(np.uint8))
     return np.stack(found)
@@ -51,7 +63,9 @@ def dataset(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     np.save(folder / "images.npy", blobs(len(SPLITS), 1))
     names = [f"{name}-{i}.png" for i in range(len(SPLITS))]
-    pq.write_table(pa.table({"row": range(len(SPLITS)), "name": names, "split": SPLITS}), folder / "manifest.parquet")
+    pq.write_table(
+        pa.table({"row": range(len(SPLITS)), "name": names, "split": SPLITS}), folder / "manifest.parquet"
+    )
     check = {
         "expectation": "expect_column_values_to_be_unique",
         "what": f"no two images are equal {name}",
@@ -59,7 +73,12 @@ def dataset(folder: Path, name: str) -> None:
         "observed": 0,
         "offending": [],
     }
-    failed = check | {"success": False, "what": "few blank images", "observed": 0.0251, "offending": names[:2]}
+    failed = check | {
+        "success": False,
+        "what": "few blank images",
+        "observed": 0.0251,
+        "offending": names[:2],
+    }
     facts = {
         "digest": DIGEST,
         "source": f"{name}.parquet",
@@ -125,13 +144,9 @@ def ranking(folder: Path, name: str) -> None:
 
 
 def curves(path: Path, speed: float, points: int = 25) -> None:
-    columns = (
-        "images_seen loss_g loss_d r1 sign_real sign_fake ada_p grad_norm_g grad_norm_d "
-        "kid_validation kid_low kid_high"
-    ).split()
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(columns)
+        table.writerow(COLUMNS)
         for i in range(points):
             t = i / max(points - 1, 1)
             kid = 0.02 + 0.25 * math.exp(-speed * t)
@@ -168,7 +183,9 @@ def model(folder: Path, run: str, name: str) -> None:
     write(folder / "model.json", facts)
 
 
-def score(metric: str, value: float, half: float | None, floor: float | None, note: str = "") -> dict[str, object]:
+def score(
+    metric: str, value: float, half: float | None, floor: float | None, note: str = ""
+) -> dict[str, object]:
     ends = {"low": None, "high": None} if half is None else {"low": value - half, "high": value + half}
     return {
         "name": f"{metric}_efflite0",
@@ -200,7 +217,14 @@ def scores(folder: Path, runs: tuple[str, ...], name: str) -> None:
         save_png(sheet(blobs(24, 40 + place), 3, 64), folder / "pairs" / f"{run}.png")
         save_gif([sheet(blobs(8, 50 + i), 4, 64) for i in range(4)], folder / "interpolation" / f"{run}.gif")
     save_png(sheet(blobs(64, 4), 8, 64), folder / "real.png")
-    paired = {"a": "chosen", "b": "scratch", "metric": "kid", "difference": -0.08, "low": -0.09, "high": -0.07}
+    paired = {
+        "a": "chosen",
+        "b": "scratch",
+        "metric": "kid",
+        "difference": -0.08,
+        "low": -0.09,
+        "high": -0.07,
+    }
     facts = {
         "protocol": PROTOCOL,
         "confidence": 0.95,

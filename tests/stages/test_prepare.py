@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -110,7 +111,7 @@ FAST = ("data.split.test=0.3", "data.split.validation=0.2")
 @pytest.fixture
 def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check with pandas, which saves the seconds of importing the library."""
-    monkeypatch.setitem(__import__("sys").modules, "great_expectations", None)
+    monkeypatch.setitem(sys.modules, "great_expectations", None)
 
 
 def test_a_folder_becomes_a_packed_checked_and_split_set(lab: Lab) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +83,9 @@ class Catalogue:
             return list(self.sources)
         by_name = {source.name: source for source in self.sources}
         if unknown := [name for name in names if name not in by_name]:
-            raise ConfigError(f"{unknown[0]!r} is not in {self.path}", f"its sources are {', '.join(by_name)}")
+            raise ConfigError(
+                f"{unknown[0]!r} is not in {self.path}", f"its sources are {', '.join(by_name)}"
+            )
         return [by_name[name] for name in names]
 
     def folder(self, source: Source, cache: Path) -> Path:
@@ -94,17 +98,20 @@ class Catalogue:
         folder = self.path.parent / source.path if source.path else _fetch(source, cache)
         weights = folder / WEIGHTS
         if not weights.is_file():
-            raise MissingInput(f"source {source.name}: {weights} does not exist", f"correct its path in {self.path}")
-        if (found := digest_file(weights)) != source.sha256:
-            raise CheckpointError(
-                f"source {source.name}: {weights} has sha256 {found}, not {source.sha256}",
-                f"fetch the file again, or correct the entry in {self.path} if you trust it",
+            raise MissingInput(
+                f"source {source.name}: {weights} does not exist", f"correct its path in {self.path}"
             )
+        again = "delete the file to fetch it again" if source.url else "fetch the file again"
+        _check_digest(source, weights, f"{again}, or correct the entry in {self.path} if you trust it")
         return folder
 
     def spec(self, source: Source, cache: Path) -> GanSpec:
-        """Return the spec of an entry's networks."""
-        return read_spec(self.folder(source, cache) / SPEC)
+        """Return the spec of an entry's networks.
+
+        Raises:
+            CheckpointError: If the file is damaged, or its resolution is not the entry's.
+        """
+        return _of_size(source, read_spec(self.folder(source, cache) / SPEC))
 
     def load(self, source: Source, cache: Path) -> Gan:
         """Load an entry's networks, strictly.
@@ -112,14 +119,19 @@ class Catalogue:
         Raises:
             CheckpointError: If digest or tensors are not what the entry and the spec say.
         """
-        return load_gan(self.folder(source, cache))
+        gan = load_gan(self.folder(source, cache))
+        _of_size(source, gan.spec)
+        return gan
 
 
 def _read(path: Path) -> list[Source]:
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInput(f"catalogue {path} does not exist", "correct rank.catalogue") from None
+    except OSError as error:
+        why = (
+            "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        )
+        raise MissingInput(f"catalogue {path} {why}", "correct rank.catalogue") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}", "correct the file") from None
     if not isinstance(raw, list):
@@ -131,7 +143,8 @@ def _read(path: Path) -> list[Source]:
         except ValidationError as error:
             problem = error.errors()[0]
             place = ".".join(str(part) for part in problem["loc"])
-            raise ConfigError(f"{path}, entry {number}: {place} {problem['msg']}", "correct the entry") from None
+            message = f"{path}, entry {number}: {place} {problem['msg']}".replace(":  ", ": ")
+            raise ConfigError(message, "correct the entry") from None
     names = [source.name for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"{path}: {', '.join(sorted(twice))} occurs twice", "give each source its own name")
@@ -146,7 +159,26 @@ def _fetch(source: Source, cache: Path) -> Path:
             logging.getLogger("graftgan").info("fetching %s", url)
             with atomic_path(folder / name) as temporary:
                 download(url, temporary)
+                if name == WEIGHTS:
+                    # Checked before it is kept, or every later call would find the wrong file.
+                    _check_digest(
+                        source, temporary, "correct the address, or the sha256 if you trust the file"
+                    )
     return folder
+
+
+def _check_digest(source: Source, weights: Path, remedy: str) -> None:
+    if (found := digest_file(weights)) != source.sha256:
+        place = weights if source.path else source.url
+        message = f"source {source.name}: {place} has sha256 {found}, not {source.sha256}"
+        raise CheckpointError(message, remedy)
+
+
+def _of_size(source: Source, spec: GanSpec) -> GanSpec:
+    if spec.resolution != source.resolution:
+        message = f"source {source.name} makes images of {spec.resolution} px, not {source.resolution}"
+        raise CheckpointError(message, "correct the resolution in the catalogue")
+    return spec
 
 
 def download(url: str, target: Path) -> None:
@@ -154,7 +186,9 @@ def download(url: str, target: Path) -> None:
 
     Raises:
         TryAgain: If the address does not answer.
+        MissingInput: If it answers that there is nothing.
         CheckpointError: If it holds more than 4 GiB.
+        OSError: If `target` cannot be written.
     """
     written = 0
     try:
@@ -162,9 +196,16 @@ def download(url: str, target: Path) -> None:
             while chunk := answer.read(CHUNK_BYTES):
                 written += len(chunk)
                 if written > MAX_DOWNLOAD_BYTES:
-                    raise CheckpointError(f"{url} holds more than {MAX_DOWNLOAD_BYTES >> 30} GiB", "fetch it by hand")
+                    raise CheckpointError(
+                        f"{url} holds more than {MAX_DOWNLOAD_BYTES >> 30} GiB", "fetch it by hand"
+                    )
                 file.write(chunk)
-    except OSError as error:
+    except urllib.error.URLError as error:
+        refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
+        if refused or isinstance(error.reason, FileNotFoundError):
+            raise MissingInput(f"{url} could not be fetched: {error}", "correct the address") from error
+        raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
+    except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
 
 

@@ -60,7 +60,9 @@ def compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> LoadTabl
         missing=tuple(name for name in expected if name not in tensors),
         unexpected=tuple(name for name in tensors if name not in expected),
         reshaped=tuple(
-            f"{name}: {list(tensors[name].shape)}, {list(expected[name].shape)}" for name in both if name not in fits
+            f"{name}: {list(tensors[name].shape)}, {list(expected[name].shape)}"
+            for name in both
+            if name not in fits
         ),
     )
 
@@ -92,7 +94,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}", "fetch or build it again") from None
+        message = f"{path} is not a whole safetensors file: {error}"
+        raise CheckpointError(message, "fetch or build it again") from None
 
 
 def read_spec(path: Path) -> GanSpec:
@@ -101,11 +104,13 @@ def read_spec(path: Path) -> GanSpec:
     Raises:
         CheckpointError: If it does not describe a network.
     """
-    raw = read_json(path)
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist", "correct the path, or rebuild the checkpoint")
     try:
-        return GanSpec.from_dict(raw)
+        return GanSpec.from_dict(read_json(path))
     except Exception as error:
-        raise CheckpointError(f"{path} does not describe a network: {error}", "fetch or build it again") from error
+        message = f"{path} does not describe a network: {getattr(error, 'message', error)}"
+        raise CheckpointError(message, "fetch or build it again") from error
 
 
 def load_network(network: nn.Module, tensors: dict[str, Tensor], origin: Path) -> LoadTable:
@@ -116,10 +121,12 @@ def load_network(network: nn.Module, tensors: dict[str, Tensor], origin: Path) -
     """
     table = compare(tensors, network.state_dict())
     if not table.whole:
-        raise CheckpointError(f"{origin} does not fit its network: {table}", "use the file the spec was written for")
-    bad = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+        message = f"{origin} does not fit its network: {table}"
+        raise CheckpointError(message, "use the file the spec was written for")
+    bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
-        raise CheckpointError(f"{origin} holds values that are not finite in {', '.join(bad[:3])}", "use another file")
+        message = f"{origin} holds values that are not finite in {', '.join(bad[:3])}"
+        raise CheckpointError(message, "use another file")
     network.load_state_dict(tensors)
     return table
 
@@ -140,5 +147,6 @@ def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
         load_network(getattr(gan, network), part, folder / weights)
     strays = [name for name in tensors if name.split(".")[0] not in NETWORKS]
     if strays:
-        raise CheckpointError(f"{folder / weights} holds unknown tensors: {', '.join(strays[:3])}", "use another file")
+        message = f"{folder / weights} holds unknown tensors: {', '.join(strays[:3])}"
+        raise CheckpointError(message, "use another file")
     return gan

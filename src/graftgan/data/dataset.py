@@ -91,7 +91,7 @@ class ImageSet:
         return np.flatnonzero(self.manifest["split"].to_numpy() == split)
 
     def images(self, split: str) -> npt.NDArray[np.uint8]:
-        """Return a copy of the images of a split, uint8 [n, R, R, C]."""
+        """Return a copy of the images of a split, uint8 [n, R, R, C]; n is 0 for a missing split."""
         return np.asarray(self.pixels[self.rows(split)])
 
     def labels(self, split: str) -> npt.NDArray[np.int32]:

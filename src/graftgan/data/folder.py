@@ -12,6 +12,7 @@ from pathlib import Path
 from graftgan.data.decoding import SNIFF_BYTES, looks_like_image
 from graftgan.data.sources import (
     LABELS_FILE,
+    LICENCE_BYTES,
     RawImage,
     clean_name,
     first_lines,
@@ -83,7 +84,7 @@ class FolderSource:
                 path = here / entry
                 name = clean_name(path.relative_to(self._root).as_posix())
                 if is_licence(name) and path.is_file() and not path.is_symlink():
-                    self.licence = self.licence or first_lines(path.read_bytes())
+                    self.licence = self.licence or _licence(path)
                 elif name != LABELS_FILE:
                     yield from self._candidate(name, path)
 
@@ -127,6 +128,14 @@ class FolderSource:
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}", "correct or remove it") from None
         return listed_labels(raw, str(path.parent))
+
+
+def _licence(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return first_lines(file.read(LICENCE_BYTES))
+    except OSError:
+        return ""
 
 
 def _refuse(error: OSError) -> None:

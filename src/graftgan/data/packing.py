@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -76,7 +76,8 @@ def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> str:
 
 def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:
     """Tell whether all pixels have the same colour."""
-    return bool((pixels == pixels[:1, :1]).all())
+    colour = pixels[:1, :1]
+    return bool((pixels[:1] == colour).all() and (pixels == colour).all())
 
 
 def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
@@ -103,7 +104,7 @@ def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
 
 def pack_all(
     images: Iterable[RawImage], total: int, options: DecodeOptions, workers: int = 1
-) -> Iterator[Packed]:
+) -> Generator[Packed, None, None]:
     """Decode images and yield them in the order given.
 
     Args:

@@ -15,6 +15,7 @@ from graftgan.errors import DataError
 LICENCE_STEMS = ("licence", "license", "notice", "copying")
 LICENCE_LINES = 20
 LICENCE_CHARACTERS = 2000
+LICENCE_BYTES = 4 * LICENCE_CHARACTERS
 LABELS_FILE = "dataset.json"
 
 # Deflate cannot pack better than 1032:1. A flat drawing comes near that, so only large contents are judged.
@@ -79,7 +80,7 @@ def is_licence(name: str) -> bool:
 
 def first_lines(text: bytes) -> str:
     """Return the first lines of a licence text."""
-    lines = text[: 4 * LICENCE_CHARACTERS].decode("utf-8", "replace").splitlines()
+    lines = text[:LICENCE_BYTES].decode("utf-8", "replace").splitlines()
     return "\n".join(line.rstrip() for line in lines[:LICENCE_LINES]).strip()[:LICENCE_CHARACTERS]
 
 

@@ -79,7 +79,9 @@ def expectations(data: Data, bad: Sequence[str], rare_labels: Sequence[str]) -> 
 
     def share(name: str, column: str, limit: float, thing: str) -> Expectation:
         what = f"at most {limit:.4g} of the images are {thing}"
-        return Expectation(name, what, "images", "in_set", column, allowed=(False,), mostly=1.0 - limit)
+        return Expectation(
+            name, what, "images", "in_set", column, allowed=(False,), mostly=round(1.0 - limit, 12)
+        )
 
     return [
         Expectation("min_images", f"at least {least} images", "images", "row_count", low=least),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,9 +21,9 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     angle = torch.arccos((unit_a @ unit_b).clamp(-1, 1))
     length = a.norm() + share * (b.norm() - a.norm())
     if float(angle) < 1e-4:
-        return a + share * (b - a)
+        return a.lerp(b, share)
     arc = torch.sin((1 - share) * angle) * unit_a + torch.sin(share * angle) * unit_b
-    return length * arc / torch.sin(angle)
+    return cast(Tensor, arc * (length / torch.sin(angle)))
 
 
 def walk_latents(z_dim: int, walks: int, stops: int, frames_a_leg: int, seed: int) -> Tensor:

@@ -183,7 +183,7 @@ def read_split(folder: Path, split: str, wanted: int) -> Pixels:
     Returns:
         uint8 [n, R, R, C].
     """
-    from pyarrow import parquet  # noqa: PLC0415
+    from pyarrow import parquet
 
     splits = parquet.read_table(folder / "manifest.parquet", columns=["split"])["split"].to_pylist()
     rows = np.flatnonzero(np.array(splits, dtype=object) == split)

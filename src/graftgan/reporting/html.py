@@ -27,6 +27,7 @@ from graftgan.reporting.sheets import sheet
 HERE = Path(__file__).parent
 DATA_ROWS = 3
 CELL_PX = 64
+EMPTY_SHEET_PX = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def render(facts: Facts, params: Params, code: str) -> str:
     Raises:
         MissingInput: If a picture that is there is not a picture.
     """
-    charts = interactive.charts(facts.runs) if interactive.available() else None
+    panels = drawn.charts(facts.runs)
+    charts = interactive.charts(facts.runs) if panels and interactive.available() else None
     script = (HERE / "report.js").read_text(encoding="utf-8")
     scripts = [charts.library, script] if charts else [script]
     return (
@@ -90,7 +92,7 @@ def render(facts: Facts, params: Params, code: str) -> str:
             uncovered=_ranked_picture(facts, "uncovered.png", "images that no source comes near"),
             charts=charts,
             data_json=data_json,
-            panels=drawn.charts(facts.runs),
+            panels=panels,
             drawn=drawn,
             digests=provenance.digests(facts, code),
             run_table=provenance.run_table(facts),
@@ -150,7 +152,8 @@ def _scored_picture(facts: Facts, name: str, alt: str) -> Picture | None:
 
 
 def _ranked_picture(facts: Facts, name: str, alt: str) -> Picture | None:
-    return from_file(facts.folders["ranking"] / name, alt, facts.folders["ranking"])
+    picture = from_file(facts.folders["ranking"] / name, alt, facts.folders["ranking"])
+    return picture if picture and picture.height > EMPTY_SHEET_PX else None
 
 
 def _data_sheets(facts: Facts, columns: int) -> list[tuple[str, Picture]]:

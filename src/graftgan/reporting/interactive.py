@@ -16,6 +16,7 @@ from graftgan.reporting.facts import RunFacts
 
 HEIGHT_PX = 250
 MARGIN_PX = 14
+MOST_DOTS = 40
 INK = "#7c8694"
 GRID = "#808a9733"
 
@@ -45,9 +46,9 @@ def charts(runs: Sequence[RunFacts]) -> Charts:
 
     Every glyph of a run bears the tag `run:NAME`, by which the page shows and hides it.
     """
-    import bokeh  # noqa: PLC0415
-    from bokeh.document import Document  # noqa: PLC0415
-    from bokeh.resources import Resources  # noqa: PLC0415
+    import bokeh
+    from bokeh.document import Document
+    from bokeh.resources import Resources
 
     document, keys, shared = Document(), [], None
     document.title = "curves"
@@ -56,7 +57,7 @@ def charts(runs: Sequence[RunFacts]) -> Charts:
             figure = _figure(panel, shared)
             shared = figure.x_range
             for line in lines:
-                _draw(figure, line, panel)
+                _draw(figure, line)
             document.add_root(figure)
             keys.append(panel.key)
     raw = _renumber(document.to_json(deferred=False), {})
@@ -67,7 +68,7 @@ def charts(runs: Sequence[RunFacts]) -> Charts:
 
 
 def _figure(panel: Panel, x_range: Any) -> Any:
-    from bokeh.plotting import figure  # noqa: PLC0415
+    from bokeh.plotting import figure
 
     shared = {} if x_range is None else {"x_range": x_range}
     plot = figure(
@@ -89,29 +90,30 @@ def _figure(panel: Panel, x_range: Any) -> Any:
     return plot
 
 
-def _draw(plot: Any, line: Series, panel: Panel) -> None:
-    from bokeh.models import ColumnDataSource, HoverTool  # noqa: PLC0415
+def _draw(plot: Any, line: Series) -> None:
+    from bokeh.models import ColumnDataSource, HoverTool
 
-    tags = [f"run:{line.run}"]
     what = f"{line.label}, {line.name}" if line.name else line.label
     columns = {"x": line.x, "y": line.y, "low": line.low or line.y, "high": line.high or line.y}
     source = ColumnDataSource({name: list(values) for name, values in columns.items()})
+    drawn = []
     if line.low:
-        plot.varea("x", "low", "high", source=source, fill_color=line.colour, fill_alpha=0.16, tags=tags)
+        drawn.append(plot.varea("x", "low", "high", source=source, fill_color=line.colour, fill_alpha=0.16))
     dash = "dashed" if line.dashed else "solid"
-    path = plot.line("x", "y", source=source, line_color=line.colour, line_width=2, line_dash=dash, tags=tags)
-    hovered = path
-    if len(line.x) <= 40:
-        hovered = plot.scatter("x", "y", source=source, color=line.colour, size=5, tags=tags)
+    style = {"source": source, "color": line.colour, "name": what}
+    drawn.append(plot.line("x", "y", line_width=2, line_dash=dash, **style))
+    if len(line.x) <= MOST_DOTS:
+        drawn.append(plot.scatter("x", "y", size=5, **style))
+    hovered = drawn[-1]
     if line.best:
         x, y = line.best
-        plot.scatter([x], [y], size=14, fill_color=None, line_color=line.colour, line_width=2.5, tags=tags)
-    tips = [("images", "@x{0.00} k"), ("value", "@y{0.0000}")]
+        drawn.append(plot.scatter([x], [y], size=14, fill_color=None, line_color=line.colour, line_width=2.5))
+    for renderer in drawn:
+        renderer.tags = [f"run:{line.run}"]
+    tips = [("run", "$name"), ("images", "@x{0.00} k"), ("value", "@y{0.0000}")]
     if line.low:
         tips.append(("interval", "@low{0.0000} to @high{0.0000}"))
-    hover = HoverTool(renderers=[hovered], tooltips=tips, mode="mouse", description=what, name=what)
-    hover.visible = False
-    plot.add_tools(hover)
+    plot.add_tools(HoverTool(renderers=[hovered], tooltips=tips, visible=False))
 
 
 def _renumber(value: Any, names: dict[str, str]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 NONE = "–"
 MAX_DECIMALS = 5
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def decimals_for(intervals: Iterable[Interval]) -> int:
     given = list(intervals)
     widths = [i.high - i.low for i in given if i.low is not None and i.high is not None and i.high > i.low]
     if widths:
-        wanted = 1 - math.floor(math.log10(min(widths)))
+        wanted = 1 - math.floor(math.log10(min(widths)) + ROUNDING)
     else:
         largest = max((abs(i.value) for i in given if i.value), default=1.0)
         wanted = 2 - math.floor(math.log10(largest))

@@ -82,7 +82,8 @@ def _row(name: str, facts: Facts) -> Row:
     key, meaning = measure(name)
     found = [_find(run, name) for run in facts.runs]
     intervals = [Interval.of(score) for score in found]
-    floors = [number(s.get("floor")) for s in found] + [number((facts.scores.get("floor") or {}).get(key))]
+    shared = facts.scores.get("floor") or {}
+    floors = [number(s.get("floor")) for s in found] + [number(shared.get(name)), number(shared.get(key))]
     floor = next((f for f in floors if f is not None), None)
     decimals = decimals_for(intervals)
     scale = Scale.over(intervals, [floor])

@@ -160,10 +160,16 @@ def _part(found: Any, dataset: Mapping[str, Any]) -> str:
     return share(_size(found), number(dataset["images"]) or 0.0)
 
 
-def shortened(names: list[str]) -> str:
-    """Return names joined by commas, the first dozen only."""
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+def shortened(names: list[str], total: int = 0) -> str:
+    """Return names joined by commas, the first dozen only, and how many more there are.
+
+    Args:
+        names: The names.
+        total: How many there are in all, where `names` was cut before.
+    """
+    shown = names[:MOST_NAMED]
+    more = max(total, len(names)) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def observed(found: Any) -> str:

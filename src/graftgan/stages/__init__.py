@@ -1,1 +1,1 @@
-"""The stages: pure functions from inputs, parameters and outputs to an outcome. `specs` describes them all."""
+"""The stages: functions from inputs, parameters and outputs to an outcome. `specs` describes them all."""

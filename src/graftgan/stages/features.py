@@ -40,6 +40,6 @@ def extract(images: Images, extractor: Extractor, ctx: Context, name: str) -> Fe
 
 
 def cached(key: str, make: Callable[[], Images], extractor: Extractor, ctx: Context, name: str) -> Features:
-    """Return the features of the images with content `key`; they are made only if no one has made them before."""
+    """Return the features of the images with content `key`, made only if no one made them before."""
     cache = FeatureCache(ctx.cache / "features")
     return cache.get_or_compute(key, extractor.protocol, lambda: extract(make(), extractor, ctx, name))

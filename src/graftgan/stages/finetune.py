@@ -97,10 +97,14 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     for control in params.finetune.controls:
         if wanted[control] is not None and wanted[control] not in plan.values():
             plan[control] = wanted[control]
-    arms = [Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()]
-    on_cpu = pick_device(params.runtime.device).type == "cpu"
+    arms = [
+        Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
+    ]
+    device = pick_device(params.runtime.device)
+    # Once, before the runs start, so that each finds the validation features in the cache.
+    make_judge(ImageSet.open(inputs["dataset"]), params.finetune, device, ctx)
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
-    at_once = len(arms) if on_cpu and params.runtime.workers > 1 else 1
+    at_once = len(arms) if device.type == "cpu" and params.runtime.workers > 1 else 1
     reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
     shutil.rmtree(ctx.state, ignore_errors=True)
     metrics, warnings = {}, []
@@ -121,16 +125,27 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     chosen_method.apply(gan, settings)
     images = data.images("train")
     if len(images) < 2:
-        raise DataError(f"there are {len(images)} training images", "add images or lower the shares of data.split")
+        raise DataError(
+            f"there are {len(images)} training images", "add images or lower the shares of data.split"
+        )
     labels = data.labels("train") if gan.spec.classes else None
     trainer = Trainer(
-        gan, images, labels, settings, augmentation(settings), device, source is None, arm.params.runtime.compile
+        gan,
+        images,
+        labels,
+        settings,
+        augmentation(settings),
+        device,
+        source is None,
+        arm.params.runtime.compile,
     )
     judge, warnings = make_judge(data, settings, device, ctx)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
     if history.rollbacks:
-        warnings.append(f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}")
+        warnings.append(
+            f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
+        )
     return write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings)
 
 
@@ -148,17 +163,20 @@ def starting_point(arm: Arm, data: ImageSet, ctx: Context) -> tuple[Gan, Source 
     (source,) = catalogue.select([arm.source])
     gan = catalogue.load(source, ctx.cache)
     if (gan.spec.resolution, gan.spec.channels) != (data.resolution, data.channels):
+        px, channels = gan.spec.resolution, gan.spec.channels
         raise ConfigError(
-            f"source {source.name} makes {gan.spec.resolution} px images of {gan.spec.channels} channels, "
+            f"source {source.name} makes {px} px images of {channels} channels, "
             f"the data are {data.resolution} px of {data.channels}",
-            f"set data.resolution={gan.spec.resolution} and data.channels={gan.spec.channels}, or choose another source",
+            f"set data.resolution={px} and data.channels={channels}, or choose another source",
         )
     return gan, source
 
 
 def augmentation(settings: Finetune) -> Any:
     """Return the augmentation that the settings name."""
-    ada = AdaControllerConfig(target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max)
+    ada = AdaControllerConfig(
+        target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max
+    )
     return make_augment(settings.augment, ada=ada)
 
 
@@ -177,7 +195,13 @@ def make_judge(
 
 
 def write_arm(
-    arm: Arm, trainer: Trainer, history: History, source: Source | None, protocol: str, data: ImageSet, warnings: list[str]
+    arm: Arm,
+    trainer: Trainer,
+    history: History,
+    source: Source | None,
+    protocol: str,
+    data: ImageSet,
+    warnings: list[str],
 ) -> dict[str, Any]:
     """Write weights, curves, sheets and `model.json` of one arm."""
     assert history.best is not None
@@ -192,7 +216,9 @@ def write_arm(
     frames = torch.cat(history.frames).numpy()
     labels = [f"{images / 1000:g} kimg" for images in history.frame_images]
     save_png(sheet(frames, TIMELINE_IMAGES, cell_px=64, labels=labels), arm.folder / "timeline.png")
-    write_json(arm.folder / "timeline.json", {"images_seen": history.frame_images, "columns": TIMELINE_IMAGES})
+    write_json(
+        arm.folder / "timeline.json", {"images_seen": history.frame_images, "columns": TIMELINE_IMAGES}
+    )
     report = {
         "run": arm.run,
         "source": None if source is None else source.name,
@@ -201,6 +227,7 @@ def write_arm(
         "source_title": None if source is None else source.title,
         "method": "scratch" if source is None else arm.params.finetune.method,
         "seed": arm.params.finetune.seed,
+        "flip": arm.params.finetune.flip,
         "spec": trainer.gan.spec.to_dict(),
         "prior": {"kind": "normal"},
         "images_seen": history.best_images,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,9 @@ def _pack(source: Source, data: Data, target: Path, workers: int, ctx: Context) 
     collected = _Collected([], [])
     task = ctx.progress.task("prepare", source.total)
     try:
-        with PixelWriter(target, data.resolution, data.channels) as writer:
-            for packed in pack_all(source.images(), source.total, DecodeOptions.of(data), workers):
+        stream = pack_all(source.images(), source.total, DecodeOptions.of(data), workers)
+        with closing(stream), PixelWriter(target, data.resolution, data.channels) as writer:
+            for packed in stream:
                 task.advance(1)
                 if packed.pixels is None:
                     collected.bad.append({"name": packed.name, "reason": packed.bad})

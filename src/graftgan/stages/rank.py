@@ -1,4 +1,4 @@
-"""rank: which source covers the image set best (Grigoryev et al. 2022: recall of the target given the source)."""
+"""rank: which source covers the image set best, by recall of the target (Grigoryev et al. 2022)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     images = target_images(data)
     if len(images) < LEAST_TARGET_IMAGES:
         raise DataError(
-            f"ranking needs {LEAST_TARGET_IMAGES} images besides the test images, there are {len(images)}", "add images"
+            f"ranking needs {LEAST_TARGET_IMAGES} images besides the test images, there are {len(images)}",
+            "add images",
         )
     catalogue = Catalogue(Path(params.rank.catalogue))
     sources, warnings = compatible(catalogue, params, data, ctx)
@@ -113,7 +114,8 @@ def compatible(
         if (spec.resolution, spec.channels) == (data.resolution, data.channels):
             fits.append(source)
         else:
-            warnings.append(f"{source.name} was left out: it makes {spec.resolution} px images of {spec.channels} channels")
+            size = f"{spec.resolution} px images of {spec.channels} channels"
+            warnings.append(f"{source.name} was left out: it makes {size}")
     if not fits and params.rank.choose != SCRATCH:
         raise ConfigError(
             f"no source in {catalogue.path} makes {data.resolution} px images of {data.channels} channels",
@@ -126,7 +128,9 @@ def check_choice(params: Params, sources: Sequence[Source]) -> None:
     """Refuse a `rank.choose` that names no candidate."""
     names = ["recommended", SCRATCH, *(source.name for source in sources)]
     if params.rank.choose not in names:
-        raise ConfigError(f"rank.choose: {params.rank.choose!r} is not a candidate", f"use one of {', '.join(names)}")
+        raise ConfigError(
+            f"rank.choose: {params.rank.choose!r} is not a candidate", f"use one of {', '.join(names)}"
+        )
 
 
 def measure(candidate: Candidate, ctx: Context) -> Row:
@@ -139,7 +143,9 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     images = sample(generator, SHEET_IMAGES, rank.seed)
     save_png(sheet(images, SHEET_COLUMNS, cell_px=64), candidate.sheets / f"{name}.png")
     extractor = make_extractor(rank.extractor, device=str(device))
-    target = cached(candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target")
+    target = cached(
+        candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
+    )
     features = source_features(candidate, content, generator, ctx)
     k = rank.neighbours
     density, coverage = density_coverage(features, target, k=min(5, len(target) - 1))
@@ -230,13 +236,19 @@ def choose(
             "no source covers your data (best recall "
             f"{best['recall']['value']:.3f}): expect results like from scratch, and consider a broader source"
         )
-    return {"name": chosen["name"], "why": reason(chosen, rows, wanted, tied, n_target)}, worst, tied, warnings
+    return (
+        {"name": chosen["name"], "why": reason(chosen, rows, wanted, tied, n_target)},
+        worst,
+        tied,
+        warnings,
+    )
 
 
 def reason(chosen: Row, rows: Sequence[Row], wanted: str, tied: Sequence[str], n_target: int) -> str:
     """Return the sentence that says why this source was chosen."""
     found = chosen["recall"]
-    covers = f"its samples cover {found['value']:.0%} ({found['low']:.0%} to {found['high']:.0%}) of your {n_target} images"
+    ends = f"{found['low']:.0%} to {found['high']:.0%}"
+    covers = f"its samples cover {found['value']:.0%} ({ends}) of your {n_target} images"
     if wanted != "recommended":
         return f"{chosen['name']} was asked for by rank.choose; {covers}."
     others = [name for name in tied if name != chosen["name"]]
@@ -246,7 +258,11 @@ def reason(chosen: Row, rows: Sequence[Row], wanted: str, tied: Sequence[str], n
             "among equals more training images and then the lower Fréchet distance decide."
         )
     second = next((row for row in rows if row["name"] != chosen["name"]), None)
-    more = f", more than any other source (next is {second['name']} with {second['recall']['value']:.0%})" if second else ""
+    more = (
+        f", more than any other source (next is {second['name']} with {second['recall']['value']:.0%})"
+        if second
+        else ""
+    )
     return f"{chosen['name']}: {covers}{more}."
 
 

@@ -9,9 +9,9 @@ from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome
 from graftgan.engine import code_digest
+from graftgan.reporting import interactive
 from graftgan.reporting.facts import read_facts
 from graftgan.reporting.html import render
-from graftgan.reporting.interactive import available
 
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
@@ -33,5 +33,5 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     content = render(facts, params, code_digest()).encode()
     outputs["report"].write_bytes(content)
     ctx.log.info("report: %.1f MB, %d runs", len(content) / 1e6, len(facts.runs))
-    static = () if available() else ("the curves of the report are static; install graftgan[report]",)
-    return Outcome({"bytes": float(len(content))}, static)
+    hint = "the curves of the report are static; install graftgan[report] for interactive ones"
+    return Outcome({"bytes": float(len(content))}, () if interactive.available() else (hint,))

@@ -21,7 +21,7 @@ class Port:
         kind: What the Kubeflow artifact is typed as.
         help: One line for help texts.
         folder: Whether the path is a folder.
-        volatile: True if its bytes may differ between equal runs; it then has no digest and no stage may read it.
+        volatile: True if its bytes may differ between equal runs; it has no digest and no stage may read it.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Port:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One stage: its inputs (ports of earlier stages), outputs and the configuration leaves that matter to it.
+    """One stage: its inputs (ports of earlier stages), its outputs and the configuration that matters to it.
 
     Attributes:
         name: Sub-command, DVC stage and Kubeflow component name.
@@ -84,7 +84,7 @@ STAGES: tuple[StageSpec, ...] = (
         help="Rank the source checkpoints by how well they cover the image set, and choose one.",
         inputs={"dataset": "prepare.dataset"},
         outputs=(Port("ranking", "artifact", "table of sources, the choice and contact sheets"),),
-        params=("rank",),
+        params=("rank", "finetune.scratch"),
         external=("rank.catalogue",),
     ),
     StageSpec(
@@ -99,7 +99,9 @@ STAGES: tuple[StageSpec, ...] = (
         name="evaluate",
         help="Score the adapted models on the held-out test images.",
         inputs={"dataset": "prepare.dataset", "models": "finetune.models"},
-        outputs=(Port("scores", "artifact", "scores with intervals and floors, sample sheets, nearest pairs"),),
+        outputs=(
+            Port("scores", "artifact", "scores with intervals and floors, sample sheets, nearest pairs"),
+        ),
         params=("evaluate",),
     ),
     StageSpec(
@@ -124,7 +126,7 @@ STAGES: tuple[StageSpec, ...] = (
             "report": "report.report",
         },
         outputs=(Port("package", "model", "the registered model: weights, card and signature"),),
-        params=("registry",),
+        params=("registry", "evaluate"),
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_beta(batch: int, half_life_kimg: float, images_seen: int | None = None, ramp: float = 0.05) -> float:
@@ -25,7 +25,8 @@ def ema_beta(batch: int, half_life_kimg: float, images_seen: int | None = None, 
 @torch.no_grad()
 def update_ema(average: nn.Module, current: nn.Module, beta: float) -> None:
     """Move `average` towards `current`: parameters by `1 - beta`, buffers by copy, all in float32."""
-    theirs, ours = list(current.parameters()), list(average.parameters())
+    ours: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(current.parameters())
     torch._foreach_lerp_(ours, theirs, 1.0 - beta)
     for mine, other in zip(average.buffers(), current.buffers(), strict=True):
         mine.copy_(other)

@@ -1,4 +1,4 @@
-"""The run around the steps: measuring, choosing the best, saving, stopping, and going back after a divergence."""
+"""The run around the steps: measuring, choosing the best, saving, stopping, going back after a divergence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from graftgan.checkpoints.store import gan_tensors
 from graftgan.config import Budget
 from graftgan.context import Context
 from graftgan.errors import GraftganError, Interrupted, MissingInput
-from graftgan.gans.base import Generator, draw_latents
+from graftgan.gans.base import Generator, draw_latents, to_uint8
 from graftgan.training.state import StateStore
 from graftgan.training.trainer import Trainer
 
@@ -60,12 +60,13 @@ class History:
 
     Attributes:
         rows: Curves; one mapping a log point.
-        frames: Images of the averaged generator at fixed latents, uint8 [8, R, R, C], one entry a measurement.
+        frames: Images of the averaged generator at fixed latents, uint8 [8, R, R, C], for each measurement.
         frame_images: Images seen at each of `frames`.
         best: Measurement of the best checkpoint.
         best_images: Images seen at it.
         best_tensors: Its networks.
         rollbacks: How often the run went back.
+        elapsed_s: Seconds spent so far, over all starts.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -75,6 +76,7 @@ class History:
     best_images: int = 0
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
     rollbacks: int = 0
+    elapsed_s: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history as nested plain values and tensors."""
@@ -100,7 +102,8 @@ def total_images(budget: Budget, training_images: int, batch: int) -> int:
     if budget.epochs is not None:
         limits.append(budget.epochs * training_images)
     images = min(limits) if limits else 1e12
-    return max(math.ceil(images / batch), 1) * batch
+    # 0.07 kimg are 70.00000000000001 images; that is no reason for one more step.
+    return max(math.ceil(round(images, 6) / batch), 1) * batch
 
 
 def crossed(before: int, after: int, every: float) -> bool:
@@ -111,13 +114,17 @@ def crossed(before: int, after: int, every: float) -> bool:
 class Loop:
     """Runs a trainer to the end of its budget.
 
+    After every measurement the state is saved as a milestone. Between them it is saved by the clock and on a
+    signal, for going on after an interruption only: a run that diverges goes back to a milestone, so that the
+    clock does not decide what it ends with.
+
     Args:
         name: Name of the run, shown in the progress display.
         trainer: What to run.
         judge: How checkpoints are measured.
-        store: Where training states lie.
+        store: Where the milestones lie; the state saved in between lies below it.
         ctx: Surroundings of the stage.
-        save_every_s: Seconds between saved states; results do not depend on it.
+        save_every_s: Seconds between saved states.
     """
 
     def __init__(
@@ -125,8 +132,10 @@ class Loop:
     ) -> None:
         self.name, self.trainer, self.judge = name, trainer, judge
         self.store, self.ctx, self.save_every_s = store, ctx, save_every_s
+        self.interim = StateStore(store.folder / "interim", keep=1)
         self.history = History()
         self.saved_at = time.monotonic()
+        self.started_at = self.saved_at
 
     def run(self) -> History:
         """Train until the budget is spent, going on from a saved state if there is one.
@@ -139,26 +148,42 @@ class Loop:
         trainer, settings = self.trainer, self.trainer.settings
         total = total_images(settings.budget, len(trainer.images), settings.batch)
         self._resume()
-        minutes = settings.budget.minutes
-        deadline = time.monotonic() + minutes * 60 if minutes else math.inf
+        self.started_at = time.monotonic() - self.history.elapsed_s
         task = self.ctx.progress.task(self.name, total, trainer.images_seen)
         try:
             with self.ctx.stop.deferred() as stop:
-                while trainer.images_seen < total and time.monotonic() < deadline:
+                while not self._finished(total):
                     before = trainer.images_seen
+                    trainer.set_rate(self._share_done(total))
                     trainer.step()
-                    last = trainer.images_seen >= total or time.monotonic() >= deadline
-                    scores = self._after_step(before, last)
+                    scores = self._after_step(before, self._share_done(total) >= 1)
                     task.advance(max(trainer.images_seen - before, 0), scores)
                     if stop.requested:
-                        self._save()
-                        raise Interrupted(f"{self.name} stopped at {trainer.images_seen} images; its state is saved")
+                        self._save_interim()
+                        message = f"{self.name} stopped at {trainer.images_seen} images; its state is saved"
+                        raise Interrupted(message, "run the same command to go on")
         finally:
             task.close()
         return self.history
 
+    def _share_done(self, total: int) -> float:
+        """Return how much of the budget is spent, by images or by time, whichever is more."""
+        minutes = self.trainer.settings.budget.minutes
+        self.history.elapsed_s = time.monotonic() - self.started_at
+        by_time = self.history.elapsed_s / (60 * minutes) if minutes else 0.0
+        return max(self.trainer.images_seen / total, by_time)
+
+    def _finished(self, total: int) -> bool:
+        """Tell whether the budget is spent and the last step was measured, as the clock may have missed."""
+        measured = self.history.frame_images[-1:] == [self.trainer.images_seen]
+        return measured and self._share_done(total) >= 1
+
+    def _saved(self) -> dict[str, Any] | None:
+        found = [state for store in (self.store, self.interim) if (state := store.latest()) is not None]
+        return max(found, key=lambda state: int(state["trainer"]["images_seen"]), default=None)
+
     def _resume(self) -> None:
-        state = None if self.ctx.resume == "never" else self.store.latest()
+        state = None if self.ctx.resume == "never" else self._saved()
         if state is not None:
             self.trainer.load_state_dict(state["trainer"])
             self.history.load_state_dict(state["history"])
@@ -169,10 +194,18 @@ class Loop:
             self.store.clear()
             self._save()
 
+    def _state(self) -> dict[str, Any]:
+        return {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
+
     def _save(self) -> None:
-        state = {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
-        self.store.save(self.trainer.images_seen, state)
+        self.store.save(self.trainer.images_seen, self._state())
+        self.interim.clear()
         self.saved_at = time.monotonic()
+
+    def _save_interim(self) -> None:
+        if self.trainer.finite():
+            self.interim.save(self.trainer.images_seen, self._state())
+            self.saved_at = time.monotonic()
 
     def _after_step(self, before: int, last: bool) -> dict[str, float]:
         """Log, measure and save where it is due; return the latest scores."""
@@ -180,7 +213,7 @@ class Loop:
         measuring = last or crossed(before, now, self.trainer.settings.evaluate_every_kimg * 1000)
         if not (measuring or crossed(before, now, LOG_EVERY_IMAGES)):
             if time.monotonic() - self.saved_at > self.save_every_s:
-                self._save()
+                self._save_interim()
             return {}
         row = {"images_seen": float(now), **self.trainer.meter.take(), "ada_p": self.trainer.augment.p}
         if not self._healthy(row):
@@ -189,7 +222,8 @@ class Loop:
         if measuring:
             row |= self._measure()
         self.history.rows.append(row)
-        self.ctx.tracker.log_metrics({f"{self.name}/{k}": v for k, v in row.items() if k != "images_seen"}, now)
+        metrics = {f"{self.name}/{key}": value for key, value in row.items() if key != "images_seen"}
+        self.ctx.tracker.log_metrics(metrics, now)
         if measuring:
             self._save()
         return {name: row[name] for name in ("loss_g", "loss_d", "ada_p", "kid_validation") if name in row}
@@ -202,8 +236,10 @@ class Loop:
         count = self.history.rollbacks + 1
         state = self.store.latest()
         if count > MAX_ROLLBACKS or state is None:
+            losses = ", ".join(f"{name} {value:g}" for name, value in row.items() if name.startswith("loss"))
             raise GraftganError(
-                f"{self.name} diverged {count} times: {dict(row)}", "use a smaller learning rate or a larger r1_gamma"
+                f"{self.name} diverged {count} times; at {self.trainer.images_seen} images {losses}",
+                "use smaller learning rates or a larger finetune.r1_gamma",
             )
         seen = self.trainer.images_seen
         self.trainer.load_state_dict(state["trainer"])
@@ -232,4 +268,4 @@ class Loop:
         z, labels = draw_latents(spec, TIMELINE_IMAGES, torch.Generator().manual_seed(TIMELINE_SEED))
         device = self.trainer.device
         images = generator(z.to(device), None if labels is None else labels.to(device), 1.0, "const")
-        return (images * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+        return torch.from_numpy(to_uint8(images))

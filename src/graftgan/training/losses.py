@@ -15,7 +15,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the logistic loss `E softplus(-D(x)) + E softplus(D(G(z)))` (Goodfellow et al. 2014, equation 1)."""
+    """Return the loss `E softplus(-D(x)) + E softplus(D(G(z)))` (Goodfellow et al. 2014, equation 1)."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 

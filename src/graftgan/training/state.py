@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ log = logging.getLogger("graftgan")
 def _split(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Replace every tensor in a nested value by a reference, and collect it."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {"$tensor": path}
+        # The number keeps apart what the path cannot: the keys 1 and "1", or "a/b" and "b" below "a".
+        name = f"{len(tensors)}{path}"
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"$tensor": name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
     if isinstance(value, Mapping):
         pairs = [[key, _split(item, f"{path}/{key}", tensors)] for key, item in value.items()]
         return {"$map": pairs}
@@ -39,6 +44,8 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(value, dict):
         if "$tensor" in value:
             return tensors[value["$tensor"]]
+        if "$float" in value:
+            return float(value["$float"])
         return {key: _join(item, tensors) for key, item in value["$map"]}
     if isinstance(value, list):
         return [_join(item, tensors) for item in value]
@@ -48,7 +55,10 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write a nested mapping of tensors and plain values to a new folder, atomically.
 
-    Keys may be text or integers; tuples come back as lists.
+    Keys may be text or integers; tuples come back as lists, and tensors in contiguous memory.
+
+    Raises:
+        TryAgain: If the disk is full.
     """
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
@@ -96,10 +106,18 @@ class StateStore:
         return sorted(found, key=lambda p: -int(p.name.removeprefix("images-")))
 
     def save(self, images_seen: int, state: Mapping[str, Any]) -> None:
-        """Save a state, then drop the oldest beyond `keep`."""
-        write_state(self.folder / f"images-{images_seen:012d}", state)
-        for old in self.names()[self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        """Save a state, then drop the oldest beyond `keep`.
+
+        States with more images go too: they are damaged, or from a future that was given up.
+        """
+        for cut_short in self.folder.glob(".images-*"):
+            shutil.rmtree(cut_short, ignore_errors=True)
+        saved = self.folder / f"images-{images_seen:012d}"
+        write_state(saved, state)
+        names = self.names()
+        newer = names.index(saved)
+        for other in names[:newer] + names[newer + self.keep :]:
+            shutil.rmtree(other, ignore_errors=True)
 
     def latest(self) -> dict[str, Any] | None:
         """Return the newest state that is whole; damaged ones are named in the log and passed over."""

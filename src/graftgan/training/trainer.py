@@ -28,19 +28,31 @@ class Meter:
     """Means of named scalars since they were last taken."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
+        # Left on their device: reading each value would make the GPU wait several times a step.
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
 
-    def add(self, name: str, value: Tensor | float) -> None:
-        """Add one value."""
-        self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.counts[name] = self.counts.get(name, 0) + 1
+    def add(self, name: str, value: Tensor) -> None:
+        """Add one value, a tensor without dimensions."""
+        exact = value.detach().double()
+        self._sums[name] = self._sums[name] + exact if name in self._sums else exact
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     def take(self) -> dict[str, float]:
         """Return the means and start again."""
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        self.sums, self.counts = {}, {}
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
         return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sums and counts as plain values."""
+        return {"sums": {name: float(v) for name, v in self._sums.items()}, "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go back to saved sums and counts."""
+        sums = state["sums"]
+        self._sums = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in sums.items()}
+        self._counts = dict(state["counts"])
 
 
 class Trainer:
@@ -80,16 +92,19 @@ class Trainer:
         lazy_g = settings.path_length_interval if settings.path_length_weight else 0
         self.adam_g = _adam(gan.generator, settings.lr_generator, lazy_g)
         self.adam_d = _adam(gan.discriminator, settings.lr_discriminator, settings.r1_interval)
+        self.rate_g, self.rate_d = _rate(self.adam_g), _rate(self.adam_d)
         self.rng = torch.Generator().manual_seed(settings.seed)
         torch.manual_seed(settings.seed)
         self.images_seen = 0
         self.path_mean = torch.zeros((), device=device)
         self.lr_scale = 1.0
         self.meter = Meter()
-        for network in (gan.generator, gan.discriminator, gan.generator_ema):
+        networks: tuple[Any, ...] = (gan.generator, gan.discriminator, gan.generator_ema)
+        for network in networks:
             network.to(memory_format=torch.channels_last)
-        self._synthesis: Any = gan.generator.synthesis
-        self._synthesize: Any = torch.compile(self._synthesis) if compiled else self._synthesis
+        synthesis: Any = gan.generator.synthesis
+        self._synthesis = synthesis
+        self._synthesize = torch.compile(synthesis) if compiled else synthesis
         self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
 
     @property
@@ -131,7 +146,8 @@ class Trainer:
     def _styles(self, labels: Tensor | None, count: int) -> Tensor:
         generator: Any = self.gan.generator
         if self.settings.style_mixing > 0:
-            return cast(Tensor, generator.mixed_styles(self._latents(count), labels, self.settings.style_mixing))
+            mixing = self.settings.style_mixing
+            return cast(Tensor, generator.mixed_styles(self._latents(count), labels, mixing))
         return cast(Tensor, generator.mapping(self._latents(count), labels))
 
     def _phase_g(self, labels: Tensor | None) -> Tensor:
@@ -140,9 +156,12 @@ class Trainer:
                 fakes = self._synthesize(self._styles(labels, self.settings.batch))
                 logits = self._judge(self.augment(fakes, self.rng), labels)
             loss = generator_loss(logits)
-            self.scaler.scale(loss).backward()
-        self.meter.add("loss_g", loss.detach())
-        return fakes.detach()
+            self._backward(loss)
+        self.meter.add("loss_g", loss)
+        return cast(Tensor, fakes.detach())
+
+    def _backward(self, loss: Tensor) -> None:
+        torch.autograd.backward(self.scaler.scale(loss))
 
     def _phase_path(self, labels: Tensor | None) -> None:
         count = max(self.settings.batch // 2, 1)
@@ -155,8 +174,8 @@ class Trainer:
             lengths = path_lengths(images, ws, noise)
             self.path_mean.lerp_(lengths.detach().mean(), PATH_LENGTH_DECAY)
             penalty = (lengths - self.path_mean).square().mean()
-            self.scaler.scale(penalty * weight).backward()
-        self.meter.add("path_length", lengths.detach().mean())
+            self._backward(penalty * weight)
+        self.meter.add("path_length", lengths.mean())
 
     def _phase_d(self, reals: Tensor, fakes: Tensor, labels: Tensor | None) -> None:
         with self._updating(self.gan.discriminator, self.adam_d, "grad_norm_d"):
@@ -166,22 +185,24 @@ class Trainer:
                 logits = self._judge(both, twice, mbstd_split=2)
             fake_logits, real_logits = logits.chunk(2)
             loss = discriminator_loss(real_logits, fake_logits)
-            self.scaler.scale(loss).backward()
+            self._backward(loss)
         self.augment.observe(real_logits.detach())
-        self.meter.add("loss_d", loss.detach())
-        self.meter.add("sign_real", real_logits.detach().sign().mean())
-        self.meter.add("sign_fake", fake_logits.detach().sign().mean())
+        self.meter.add("loss_d", loss)
+        self.meter.add("sign_real", real_logits.sign().mean())
+        self.meter.add("sign_fake", fake_logits.sign().mean())
 
     def _phase_r1(self, reals: Tensor, labels: Tensor | None) -> None:
         settings = self.settings
         with self._updating(self.gan.discriminator, self.adam_d, None):
             seen = reals.detach().requires_grad_(True)
             penalty = r1_penalty(self.gan.discriminator(self.augment(seen, self.rng), labels), seen)
-            self.scaler.scale(penalty * (settings.r1_gamma / 2 * settings.r1_interval)).backward()
-        self.meter.add("r1", penalty.detach())
+            self._backward(penalty * (settings.r1_gamma / 2 * settings.r1_interval))
+        self.meter.add("r1", penalty)
 
     @contextmanager
-    def _updating(self, network: Generator | Discriminator, adam: torch.optim.Adam, norm: str | None) -> Iterator[None]:
+    def _updating(
+        self, network: Generator | Discriminator, adam: torch.optim.Adam, norm: str | None
+    ) -> Iterator[None]:
         """Collect gradients of one network alone, then move it."""
         moving = [p for group in adam.param_groups for p in group["params"]]
         resting = self.gan.discriminator if network is self.gan.generator else self.gan.generator
@@ -202,12 +223,17 @@ class Trainer:
             for parameter in paused:
                 parameter.requires_grad_(True)
 
-    def slow_down(self, factor: float) -> None:
-        """Multiply both learning rates."""
-        self.lr_scale *= factor
-        for adam in (self.adam_g, self.adam_d):
+    def set_rate(self, share_done: float) -> None:
+        """Set the learning rates for a share of the run: constant, then falling to zero in the cooldown."""
+        cooldown = self.settings.lr_cooldown
+        factor = min(1.0, max(1.0 - share_done, 0.0) / cooldown) if cooldown else 1.0
+        for adam, rate in ((self.adam_g, self.rate_g), (self.adam_d, self.rate_d)):
             for group in adam.param_groups:
-                group["lr"] *= factor
+                group["lr"] = rate * self.lr_scale * factor
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply both learning rates, from the next `set_rate` on."""
+        self.lr_scale *= factor
 
     def finite(self) -> bool:
         """Tell whether every weight is a finite number."""
@@ -230,7 +256,7 @@ class Trainer:
             "images_seen": self.images_seen,
             "rng": self.rng.get_state(),
             "global_rng": rng_state(self.device),
-            "meter": {"sums": self.meter.sums, "counts": self.meter.counts},
+            "meter": self.meter.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,20 +265,36 @@ class Trainer:
         gan.generator.load_state_dict(state["generator"])
         gan.discriminator.load_state_dict(state["discriminator"])
         gan.generator_ema.load_state_dict(state["generator_ema"])
-        self.adam_g.load_state_dict(state["adam_g"])
-        self.adam_d.load_state_dict(state["adam_d"])
+        for adam, saved in ((self.adam_g, state["adam_g"]), (self.adam_d, state["adam_d"])):
+            adam.load_state_dict(saved)
+            _lay_out(adam)
         self.scaler.load_state_dict(state["scaler"])
         self.augment.load_state_dict(state["augment"])
         self.path_mean = state["path_mean"].to(self.device)
         self.lr_scale, self.images_seen = state["lr_scale"], state["images_seen"]
         self.rng.set_state(state["rng"])
         restore_rng(state["global_rng"], self.device)
-        self.meter.sums, self.meter.counts = dict(state["meter"]["sums"]), dict(state["meter"]["counts"])
+        self.meter.load_state_dict(state["meter"], self.device)
 
 
 def _adam(network: nn.Module, lr: float, lazy_interval: int) -> torch.optim.Adam:
-    """Return Adam over the tensors that move, rescaled for lazy regularisation (Karras et al. 2020, appendix B)."""
+    """Return Adam over the tensors that move, rescaled for lazy terms (Karras et al. 2020, appendix B)."""
     ratio = lazy_interval / (lazy_interval + 1) if lazy_interval else 1.0
     moving = [p for p in network.parameters() if p.requires_grad]
     betas = (ADAM_BETAS[0] ** ratio, ADAM_BETAS[1] ** ratio)
     return torch.optim.Adam(moving, lr=lr * ratio, betas=betas, eps=1e-8, fused=True)
+
+
+def _lay_out(adam: torch.optim.Adam) -> None:
+    """Give the moments the memory layout of their parameters.
+
+    Saved tensors are contiguous. The fused kernel on a CPU walks through memory without a look at strides, so
+    with channels_last weights it would pair each weight with another one's moments.
+    """
+    for parameter, moments in adam.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(moments[name])
+
+
+def _rate(adam: torch.optim.Adam) -> float:
+    return float(adam.param_groups[0]["lr"])

@@ -49,7 +49,7 @@ def gather_pixels(images: Tensor, rows: Tensor, cols: Tensor) -> Tensor:
     """
     flat = (rows * images.shape[3] + cols).flatten(1)
     picked = images.flatten(2).gather(2, flat[:, None].expand(-1, images.shape[1], -1))
-    return picked.unflatten(2, rows.shape[1:])
+    return torch.unflatten(picked, 2, rows.shape[1:])
 
 
 def blit(images: Tensor, inverse: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def resample(images: Tensor, inverse: Tensor) -> Tensor:
     fine = up @ images @ up.T
     # grid_sample counts from -1 to 1 over the centres of the corner pixels.
     grid = torch.stack(_source(inverse * (2 / (images.shape[-1] - 1)), axis), dim=-1)
-    warped: Tensor = _LookUp.apply(fine, grid)
+    warped: Tensor = _LookUp.apply(fine, grid)  # type: ignore[no-untyped-call]
     return down @ warped @ down.T
 
 
@@ -108,7 +108,8 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grid,) = ctx.saved_tensors
-        return _LookUpAdjoint.apply(grads[0], grid, ctx.shape), None
+        adjoint: Tensor = _LookUpAdjoint.apply(grads[0], grid, ctx.shape)  # type: ignore[no-untyped-call]
+        return adjoint, None
 
 
 class _LookUpAdjoint(torch.autograd.Function):
@@ -127,7 +128,8 @@ class _LookUpAdjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (grid,) = ctx.saved_tensors
-        return _LookUp.apply(grads[0], grid), None, None
+        found: Tensor = _LookUp.apply(grads[0], grid)  # type: ignore[no-untyped-call]
+        return found, None, None
 
 
 def _source(inverse: Tensor, axis: Tensor) -> tuple[Tensor, Tensor]:

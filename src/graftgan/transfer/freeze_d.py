@@ -40,7 +40,8 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
     count = settings.freeze_d_layers
     if count > len(order):
         raise ConfigError(
-            f"finetune.freeze_d_layers: D has {len(order)} layers below its head, not {count}", "use a smaller number"
+            f"finetune.freeze_d_layers: D has {len(order)} layers below its head, not {count}",
+            "use a smaller number",
         )
     frozen = tuple(order[:count])
     return {name for name in every_parameter(gan.discriminator) if not name.startswith(frozen)}

@@ -118,7 +118,7 @@ def _onnx_network(request: _Request) -> tuple[Callable[[Tensor], Tensor], int, i
 
 def _script_network(request: _Request, device: str) -> tuple[Callable[[Tensor], Tensor], int, int]:
     px = _known_px(request.px, request.path)
-    module = torch.jit.load(str(request.path), map_location=device).eval()  # type: ignore[no-untyped-call]
+    module = torch.jit.load(str(request.path), map_location=device).eval()
 
     def run(values: Tensor) -> Tensor:
         rows: Tensor = module(values.contiguous())

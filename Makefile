@@ -1,0 +1,60 @@
+# One task file: people, hooks and CI call the same targets. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+THREADS := OMP_NUM_THREADS=1
+
+.PHONY: help setup run test nightly lint format bench docs data zoo pipelines image-test clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv with everything in it
+
+$(STAMP):
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	rm -f $(VENV)/.ready-* && touch $@
+
+run: setup ## prepare, rank, finetune, evaluate, report and register the shipped example
+	$(THREADS) $(BIN)/graftgan run
+
+test: setup ## the default tests
+	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
+
+nightly: setup ## all tests, the slow ones included
+	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image'
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+
+format: setup ## rewrite the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## all benchmarks that need no GPU, into benchmarks/results
+	$(THREADS) $(BIN)/python benchmarks/startup.py
+	$(THREADS) $(BIN)/python benchmarks/transfer.py
+
+docs: setup ## the pictures of README and docs, from a finished run
+	$(THREADS) $(BIN)/python docs/pictures.py
+
+data: setup ## rebuild the shipped image sets (needs npm)
+	$(BIN)/python data/build/build.py
+
+zoo: setup ## train the missing source checkpoints and write cards and catalogue
+	$(THREADS) $(BIN)/python zoo/build.py train
+	$(THREADS) $(BIN)/python zoo/build.py finish
+
+pipelines: setup ## write dvc.yaml and the compiled Kubeflow pipelines from the stage table
+	$(BIN)/python -m pipelines.dvc
+	$(BIN)/python -m pipelines.transfer compile
+
+image-test: setup ## build the image with a Docker Engine and run the stages inside it
+	scripts/image_test.sh
+
+clean: ## remove outputs and caches of the example, but no training state
+	rm -rf out .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,170 @@
+"""Does the recommended source beat scratch, and in what order do the sources come?
+
+Every source of the zoo and scratch are adapted to three targets with three seeds each, at one budget; the
+table gives test KID. Finished runs are kept in `--work`: an interrupted benchmark goes on where it was.
+
+    python benchmarks/transfer.py [--kimg 8] [--seeds 3] [--targets micah adventurer notionists]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+from graftgan import config
+from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
+from graftgan.context import Context, StopSignal
+from graftgan.contract import read_json, write_json, write_text
+from graftgan.data.dataset import ImageSet
+from graftgan.engine import Job, cache_home, default_paths
+from graftgan.metrics.features import make_extractor
+from graftgan.metrics.intervals import student_quantile
+from graftgan.metrics.kid import kid
+from graftgan.parallel import run_all
+from graftgan.runner import run_stage
+from graftgan.stages.evaluate import Shot, shoot
+from graftgan.stages.finetune import Arm, run_arm
+from graftgan.stages.specs import stage
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+TEST_KEY = "benchmark test"
+
+
+def settings_of(target: str, seed: int, kimg: float) -> config.Params:
+    """Return the shipped example's parameters for one target and seed."""
+    wanted = {
+        "data.path": f"{ROOT}/data/{target}.parquet",
+        "rank.catalogue": f"{ROOT}/zoo/catalogue.yaml",
+        "finetune.seed": seed,
+        "finetune.budget": f"{{kimg: {kimg}}}",
+        "finetune.evaluate_every_kimg": kimg / 2,
+        "track.mode": "off",
+    }
+    return config.load(ROOT / "params.yaml", [f"{key}={value}" for key, value in wanted.items()])
+
+
+def prepare(target: str, params: config.Params, work: Path, stop: StopSignal) -> dict[str, Any]:
+    """Pack the target's images and rank the sources; return the ranking."""
+    for name in ("prepare", "rank"):
+        job = Job(stage(name), params, *default_paths(stage(name), work / target))
+        run_stage(job, stop)
+    ranking: dict[str, Any] = read_json(work / target / "rank" / "ranking" / "ranking.json")
+    return ranking
+
+
+def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
+    """Adapt one source once and score it on the test images; a finished run is not repeated."""
+    record = arm.folder / "benchmark.json"
+    if not record.is_file():
+        if not (arm.folder / "model.json").is_file():
+            run_arm(arm, ctx)
+        settings = arm.params.evaluate
+        key = f"{arm.folder.parent.parent.name} {arm.run}"
+        fakes = shoot(Shot(arm.run, arm.params, arm.dataset, arm.folder, key, arm.folder), ctx)
+        data = ImageSet.open(arm.dataset)
+        test = shoot(
+            Shot("test", arm.params, arm.dataset, None, f"{TEST_KEY} {data.digest}", arm.folder), ctx
+        )
+        estimate = kid(fakes, test, confidence=settings.confidence)
+        protocol = make_extractor(settings.extractor).protocol
+        write_json(record, {"source": arm.source, "seed": arm.params.finetune.seed, "kid": estimate.value,
+                            "stderr": estimate.stderr, "protocol": protocol})  # fmt: skip
+    result: dict[str, Any] = read_json(record)
+    return result
+
+
+def mean_interval(runs: list[dict[str, Any]]) -> tuple[float, float, float]:
+    """Return mean and 95 % interval over seeds: between-seed and within-run variance, Student quantile."""
+    values = [run["kid"] for run in runs]
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        margin = 1.96 * runs[0]["stderr"]
+    else:
+        margin = student_quantile(0.95, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - margin, mean + margin
+
+
+def table(results: dict[str, Any], kimg: float) -> str:
+    """Return the Markdown table of all targets."""
+    lines = [
+        f"Test KID (`{results['protocol']}`, lower is better) after {kimg:g} kimg on 100 images: "
+        f"mean of {results['seeds']} seeds with the 95 % Student interval over seeds. "
+        f"`*` is the recommended source."
+    ]
+    for target, record in results["targets"].items():
+        head = f"| {target}: source | recall at the start | test KID | interval |"
+        lines += ["", head, "| --- | --- | --- | --- |"]
+        for row in record["rows"]:
+            mark = " *" if row["source"] == record["recommended"] else ""
+            ends = f"{row['low']:.3f} to {row['high']:.3f}"
+            lines.append(f"| {row['source']}{mark} | {row['recall']:.2f} | {row['kid']:.3f} | {ends} |")
+        apart = "do not overlap" if record["apart"] else "overlap"
+        lines += [
+            "",
+            f"{target}: scratch / recommended = {record['scratch_ratio']:.2f}, their intervals {apart}; "
+            f"the recommendation is {record['regret']:.0%} above the best source.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def summarise(ranking: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one target's rows, best first, and how the recommendation did."""
+    recall = {row["name"]: row["recall"]["value"] for row in ranking["rows"]}
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        by_source.setdefault(run["source"], []).append(run)
+    rows = []
+    for source, its in by_source.items():
+        mean, low, high = mean_interval(its)
+        rows.append({"source": source, "recall": recall[source], "kid": mean, "low": low, "high": high})
+    rows.sort(key=lambda row: row["kid"])
+    found = {row["source"]: row for row in rows}
+    chosen, scratch = found[ranking["choice"]["name"]], found[SCRATCH]
+    return {
+        "recommended": chosen["source"], "rows": rows, "scratch_ratio": scratch["kid"] / chosen["kid"],
+        "apart": chosen["high"] < scratch["low"], "regret": chosen["kid"] / rows[0]["kid"] - 1,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Run everything and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kimg", type=float, default=8.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", nargs="+", default=["micah", "adventurer", "notionists"])
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "transfer")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    stop = StopSignal()
+    stop.install()
+    results: dict[str, Any] = {"kimg": arguments.kimg, "seeds": arguments.seeds, "targets": {}}
+    for target in arguments.targets:
+        params = settings_of(target, 0, arguments.kimg)
+        ranking = prepare(target, params, arguments.work, stop)
+        sources = [*(s.name for s in Catalogue(Path(params.rank.catalogue)).sources), SCRATCH]
+        folder = arguments.work / target / f"{arguments.kimg:g}kimg"
+        dataset = arguments.work / target / "prepare" / "dataset"
+        arms = [
+            Arm(f"{source}-{seed}", source, settings_of(target, seed, arguments.kimg), dataset,
+                folder / f"{source}-{seed}")
+            for seed in range(arguments.seeds) for source in sources
+        ]  # fmt: skip
+        ctx = Context(state=folder / "states", cache=cache_home(), stop=stop)
+        runs = run_all(adapt, arms, ctx, params.runtime.threads, arguments.workers)
+        results["protocol"] = runs[0]["protocol"]
+        results["targets"][target] = summarise(ranking, runs)
+        write_json(RESULTS / "transfer.json", results)
+        write_text(RESULTS / "transfer.md", table(results, arguments.kimg))
+    logging.getLogger().info("%s", table(results, arguments.kimg))
+    logging.getLogger().info("%s", json.dumps({t: r["apart"] for t, r in results["targets"].items()}))
+
+
+if __name__ == "__main__":
+    main()
