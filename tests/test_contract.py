@@ -208,8 +208,10 @@ def test_a_file_size_limit_means_try_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "full"),
     [
-        (OSError(errno.ENOSPC, "x"), True), (OSError(errno.EDQUOT, "x"), True), (OSError(errno.EACCES, "x"), False),
-        (OSError("No space left on device (os error 28)"), True), (RuntimeError("No space left on device"), True),
+        (OSError(errno.ENOSPC, "x"), True), (OSError(errno.EDQUOT, "x"), True),
+        (OSError(errno.EACCES, "x"), False),
+        (OSError("No space left on device (os error 28)"), True),
+        (RuntimeError("No space left on device"), True),
         (RuntimeError("no"), False), (DataError("No space left on device"), False),
     ],
 )  # fmt: skip

@@ -105,6 +105,7 @@ def test_the_first_failure_ends_all_and_keeps_class_message_and_remedy(tmp_path:
     assert time.monotonic() - started < 45
 
 
+@pytest.mark.nightly
 def test_an_unexpected_failure_comes_with_its_traceback(tmp_path: Path) -> None:
     ctx, _ = recorded(tmp_path)
     with pytest.raises(GraftganError, match="unexpected ZeroDivisionError: by hand") as caught:
@@ -167,7 +168,7 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_a_signal_to_the_parent_lets_the_children_save(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "stoppable.py").write_text(STOPPABLE)
     command = [sys.executable, str(tmp_path / "stoppable.py"), str(tmp_path)]

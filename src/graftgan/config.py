@@ -114,7 +114,9 @@ class Rank(Section):
     sources: list[str] | None = Field(None, description="Names to rank; null means the whole catalogue.")
     choose: str = Field("recommended", description="recommended, the name of a source, or scratch.")
     samples: Annotated[int, Field(ge=10)] = Field(1000, description="Images sampled from each source.")
-    neighbours: Count = Field(3, description="k of the k-th nearest neighbour radius of recall.")
+    neighbours: Count = Field(
+        10, description="k of the k-th neighbour radius; at 3, samples of small sources cover nothing."
+    )
     extractor: str = Field("efflite0", description="Feature extractor.")
     seed: int = Field(0, ge=0, description="Seed of the samples.")
     low_recall: Fraction = Field(0.05, description="Warn when no source reaches this recall.")

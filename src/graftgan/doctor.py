@@ -116,9 +116,9 @@ def cores() -> int:
 
 def network_library(params: Params) -> Iterator[Finding]:
     """PyTorch, the device that `runtime.device` names, and its number formats."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from graftgan.device import computes_bf16, pick_device  # noqa: PLC0415
+    from graftgan.device import computes_bf16, pick_device
 
     yield Finding("ok", "torch", torch.__version__)
     device = pick_device(params.runtime.device)
@@ -201,7 +201,7 @@ def version(module: str) -> str:
 
 def feature_weights(params: Params) -> Iterator[Finding]:
     """Weights of the feature extractors: present, and of the right hash."""
-    from graftgan.metrics.features.weights import find_efflite0, find_inception  # noqa: PLC0415
+    from graftgan.metrics.features.weights import find_efflite0, find_inception
 
     used = {params.rank.extractor, params.finetune.validation_extractor, params.evaluate.extractor}
     efflite = any(name.startswith("efflite0") for name in used)
@@ -233,7 +233,7 @@ def images(params: Params) -> Iterator[Finding]:
 
 def catalogue(params: Params) -> Iterator[Finding]:
     """The source checkpoints: whole by their headers; `graftgan source verify` reads them through."""
-    from graftgan.checkpoints.catalogue import Catalogue  # noqa: PLC0415
+    from graftgan.checkpoints.catalogue import Catalogue
 
     shelf = Catalogue(Path(params.rank.catalogue))
     chosen = shelf.select(params.rank.sources)
@@ -260,9 +260,9 @@ def catalogue(params: Params) -> Iterator[Finding]:
 
 def checkpoint_fault(folder: Path) -> str:
     """Return what is wrong with a checkpoint folder at first sight, or an empty text."""
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+    from safetensors import SafetensorError, safe_open
 
-    from graftgan.checkpoints.store import SPEC, WEIGHTS  # noqa: PLC0415
+    from graftgan.checkpoints.store import SPEC, WEIGHTS
 
     if absent := [name for name in (WEIGHTS, SPEC) if not (folder / name).is_file()]:
         return f"{folder / absent[0]} does not exist"
@@ -276,8 +276,8 @@ def checkpoint_fault(folder: Path) -> str:
 
 def tracking(params: Params) -> Iterator[Finding]:
     """The tracking store: reachable within `track.timeout_s`, or a local one that can be written."""
-    from graftgan.follower import check_uri, is_remote, reachable  # noqa: PLC0415
-    from graftgan.journal import redacted  # noqa: PLC0415
+    from graftgan.follower import check_uri, is_remote, reachable
+    from graftgan.journal import redacted
 
     track = params.track
     uri = redacted("uri", track.uri)

@@ -61,7 +61,7 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
                 state, cache_home(), log, stack.enter_context(display()), tracker, stop=stop, resume=resume
             )
             if job.spec.name == "register":
-                from graftgan.sync import open_registry
+                from graftgan.tracker import open_registry
 
                 ctx.registry = open_registry(job.params, tracker)
             contexts.append(ctx)
@@ -96,8 +96,7 @@ def shown(metrics: dict[str, float], most: int = 6) -> dict[str, float]:
 
 
 def finish_tracking() -> None:
-    """Give the tracking follower a moment to send what is left; say so if something waits."""
+    """Give the tracking follower a moment to send what is left; it warns if something waits."""
     from graftgan.follower import drain
 
-    if not drain():
-        log.warning("some runs are journalled only; `graftgan sync` sends them when the server is back")
+    drain()

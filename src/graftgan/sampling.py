@@ -76,6 +76,10 @@ def draw(
     """Write a grid (`.png`), an interpolation (`.gif`) or single images (a folder); tell what."""
     generator = open_generator(model)
     wanted = parse_seeds(seeds)
+    classes = generator.spec.classes
+    if label is not None and not 0 <= label < classes:
+        has = f"classes 0 to {classes - 1}" if classes else "no classes"
+        raise ConfigError(f"--class {label}: {model} has {has}", "give another class, or none")
     if out.suffix == ".gif":
         steps = walk(generator, min(columns, len(wanted)), 4, frames, wanted[0], psi, label)
         with atomic_path(out) as temporary:
@@ -86,7 +90,7 @@ def draw(
         with atomic_path(out) as temporary:
             save_png(sheet(images, columns, cell_px=scale_px), temporary)
         return f"{out}: {len(images)} samples"
-    if out.suffix:
+    if out.suffix and not out.is_dir():
         raise ConfigError(f"--out {out} is neither .png, .gif nor a folder", "name the file .png or .gif")
     write_singles(images, wanted, out)
     return f"{out}: {len(images)} files"

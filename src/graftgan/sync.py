@@ -31,7 +31,6 @@ from graftgan.journal import (
     write_marker,
 )
 from graftgan.registry import MlflowRegistry
-from graftgan.tracker import open_registry as open_registry
 from graftgan.tracking import Connection, RefusedError
 
 BATCH_EVENTS = 200

@@ -53,6 +53,7 @@ def fetch(name: str, release: Release | None = None, folder: Path | None = None)
     Raises:
         ConfigError: If nothing is published under that name.
         TryAgain: If the address does not answer.
+        MissingInput: If it answers that there is no such file.
         CheckpointError: If the sha256 of what came is wrong; nothing is kept then.
     """
     if release is None and name not in RELEASES:

@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
         "scratch": {"z_dim": 16, "w_dim": 16, "mapping_layers": 1, "channel_base": 128, "channel_max": 16},
     },
     "evaluate": {"extractor": "efflite0-128", "samples": 32},
-    "track": {"mode": "journal"},
+    "track": {"mode": "off"},
     "runtime": {"device": "cpu", "threads": 1, "workers": 1},
 }
 

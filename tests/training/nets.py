@@ -35,7 +35,7 @@ def recipe(**changes: Any) -> Finetune:
 
 # Everything that has a state or draws random numbers, at a pace that moves ADA's p within a few steps.
 EVERYTHING: dict[str, Any] = {
-    "augment": "ada", "ada_speed_kimg": 0.05, "ada_target": 0.0, "style_mixing": 0.9, "path_length_weight": 2.0,
+    "augment": "ada", "ada_speed_kimg": 0.2, "style_mixing": 0.9, "path_length_weight": 2.0,
     "path_length_interval": 3, "gradient_clip": 5.0, "flip": True,
 }  # fmt: skip
 

@@ -54,7 +54,9 @@ def test_r1_averages_over_the_batch() -> None:
     images = torch.randn(6, 3, 4, 4, requires_grad=True)
     logits = images.square().sum(dim=(1, 2, 3))[:, None] / 2
     penalty = r1_penalty(logits, images).detach()
-    assert float(penalty) == pytest.approx(float(images.detach().square().sum(dim=(1, 2, 3)).mean()), rel=1e-5)
+    assert float(penalty) == pytest.approx(
+        float(images.detach().square().sum(dim=(1, 2, 3)).mean()), rel=1e-5
+    )
 
 
 def test_lazy_r1_equals_r1_at_every_step_in_sum() -> None:

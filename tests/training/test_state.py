@@ -92,7 +92,9 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
     lambda values: torch.tensor(values), st.lists(st.floats(width=32), max_size=4)
 )  # fmt: skip
 KEYS = st.integers() | st.text(max_size=4)
-TREES = st.recursive(LEAVES, lambda t: st.lists(t, max_size=3) | st.dictionaries(KEYS, t, max_size=3), max_leaves=8)
+TREES = st.recursive(
+    LEAVES, lambda t: st.lists(t, max_size=3) | st.dictionaries(KEYS, t, max_size=3), max_leaves=8
+)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -217,7 +217,7 @@ def tied_with(top: Row, rows: Sequence[Row], n_target: int) -> list[Row]:
     """Return the rows whose recall is within two standard errors of the top row's."""
     share = top["recall"]["value"]
     margin = TIE_STANDARD_ERRORS * math.sqrt(share * (1 - share) / n_target)
-    return [row for row in rows if row is top or row["recall"]["value"] > share - margin]
+    return [row for row in rows if row["recall"]["value"] >= share - margin]
 
 
 def choose(

@@ -114,7 +114,7 @@ STAGES: tuple[StageSpec, ...] = (
             "scores": "evaluate.scores",
         },
         outputs=(Port("report", "html", "self-contained HTML report", folder=False),),
-        params=("report",),
+        params=("data", "rank", "finetune", "evaluate", "report"),
     ),
     StageSpec(
         name="register",

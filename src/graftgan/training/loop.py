@@ -191,6 +191,8 @@ class Loop:
         elif self.ctx.resume == "must":
             raise MissingInput(f"{self.name}: no saved state in {self.store.folder}", "use --resume auto")
         else:
+            # Again, since whatever was built after the trainer may have drawn from the same generators.
+            self.trainer.seed_noise()
             self.store.clear()
             self._save()
 

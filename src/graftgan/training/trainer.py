@@ -94,7 +94,7 @@ class Trainer:
         self.adam_d = _adam(gan.discriminator, settings.lr_discriminator, settings.r1_interval)
         self.rate_g, self.rate_d = _rate(self.adam_g), _rate(self.adam_d)
         self.rng = torch.Generator().manual_seed(settings.seed)
-        torch.manual_seed(settings.seed)
+        self.seed_noise()
         self.images_seen = 0
         self.path_mean = torch.zeros((), device=device)
         self.lr_scale = 1.0
@@ -106,6 +106,10 @@ class Trainer:
         self._synthesis = synthesis
         self._synthesize = torch.compile(synthesis) if compiled else synthesis
         self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+
+    def seed_noise(self) -> None:
+        """Seed torch's global generators, which the networks draw their noise from."""
+        torch.manual_seed(self.settings.seed)
 
     @property
     def step_index(self) -> int:

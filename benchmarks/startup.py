@@ -1,0 +1,61 @@
+"""Start-up of the command line, as a ratio to an empty Python and to an empty click program.
+
+Usage: python benchmarks/startup.py [--runs 15]
+
+The programs run in turn, so that a busy machine slows all of them alike; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+EMPTY = "pass"
+CLICK = "import click; click.command()(lambda: None).main(['--help'], standalone_mode=False)"
+PROGRAMS = {
+    "python -c pass": [sys.executable, "-c", EMPTY],
+    "empty click program": [sys.executable, "-c", CLICK],
+    "graftgan --help": [sys.executable, "-m", "graftgan", "--help"],
+    "graftgan config explain": [sys.executable, "-m", "graftgan", "config", "explain", "data.seed"],
+}
+
+
+def seconds(command: list[str]) -> float:
+    """Return how long a command takes."""
+    started = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - started
+
+
+def measure(runs: int) -> dict[str, float]:
+    """Return the median time of each program over alternating runs, after one that fills the disk cache."""
+    times: dict[str, list[float]] = {name: [] for name in PROGRAMS}
+    for number in range(runs + 1):
+        for name, command in PROGRAMS.items():
+            taken = seconds(command)
+            if number:
+                times[name].append(taken)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(medians: dict[str, float]) -> str:
+    """Return a line a program: its median and its ratios to the two empty ones."""
+    python, click = (medians[name] for name in list(PROGRAMS)[:2])
+    lines = [f"{'':24}{'median':>10}{'x python':>10}{'x click':>10}"]
+    for name, median in medians.items():
+        lines.append(f"{name:24}{1000 * median:>7.0f} ms{median / python:>10.2f}{median / click:>10.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=15, help="runs of each program")
+    print(table(measure(parser.parse_args().runs)))
+
+
+if __name__ == "__main__":
+    main()
