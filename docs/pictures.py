@@ -1,6 +1,6 @@
-"""Makes the pictures of the README from a finished `make run`: sources, target, and samples of the three runs.
+"""Makes the picture of the README from a finished `make run`: training images and samples of the runs.
 
-    python docs/pictures.py [--out out]
+Run it as `python docs/pictures.py [--out out]`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ clean_up() {
         kill "$pid" 2>/dev/null
         for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
     done
+    umount "$WORK"/exec/netns/* 2>/dev/null
     rm -rf "$WORK"
     exit "$status"
 }

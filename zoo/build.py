@@ -127,7 +127,7 @@ def finish(recipes: dict[str, Any]) -> None:
             write_json(folder / "card.json", card)
             entries.append({
                 "name": name, "path": name, "sha256": digest_file(folder / WEIGHTS), "title": title,
-                "domain": recipe["domain"], "licence": data["licence"], "kimg": kimg,
+                "domain": list(recipe["domain"]), "licence": data["licence"], "kimg": kimg,
                 "resolution": gan.spec.resolution,
             })  # fmt: skip
     head = "# Add your own: the `path` of a folder (gan.safetensors, spec.json) or a `url`, and its sha256.\n"

@@ -250,6 +250,9 @@ class Runtime(Section):
     """How stages run on this machine. Never tracked by DVC."""
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    inception_weights: str | None = Field(
+        None, description="File of the official FID weights; null searches."
+    )
     threads: Count = Field(1, description="CPU threads a process; results are exact for equal numbers only.")
     workers: Count = Field(2, description="Processes for independent runs and for decoding.")
     compile: bool = Field(False, description="torch.compile the networks outside the penalty phases.")

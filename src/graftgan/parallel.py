@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from graftgan.config import Runtime
 from graftgan.context import Context, NullTracker, StopSignal
 from graftgan.errors import GraftganError, Interrupted
 from graftgan.progress import Task
@@ -84,6 +85,13 @@ class RelayHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send level and text."""
         self._messages.put(("log", record.levelno, record.getMessage()))
+
+
+def processes(runtime: Runtime) -> int:
+    """Return how many processes may work at once: the workers on a CPU, one where they would share a GPU."""
+    from graftgan.device import pick_device
+
+    return runtime.workers if pick_device(runtime.device).type == "cpu" else 1
 
 
 def run_all(

@@ -9,7 +9,7 @@ from pathlib import Path
 from graftgan.checkpoints.catalogue import download
 from graftgan.contract import atomic_path, digest_file
 from graftgan.errors import CheckpointError, ConfigError
-from graftgan.metrics.features.weights import INCEPTION_FILES, INCEPTION_SHA256_PREFIX, _own_cache
+from graftgan.metrics.features.weights import INCEPTION_FILES, INCEPTION_SHA256_PREFIX, own_cache
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def fetch(name: str, release: Release | None = None, folder: Path | None = None)
     if release is None and name not in RELEASES:
         raise ConfigError(f"there are no weights {name!r} to fetch", f"the names are {', '.join(RELEASES)}")
     wanted = release or RELEASES[name]
-    target = (folder or _own_cache()) / wanted.file
+    target = (folder or own_cache()) / wanted.file
     if target.is_file() and digest_file(target).startswith(wanted.sha256_prefix):
         return target
     logging.getLogger("graftgan").info("fetching %s (%d MB)", wanted.url, wanted.size_mb)

@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from graftgan.checkpoints.store import gan_tensors
 from graftgan.context import Context, StopSignal
 from graftgan.errors import GraftganError
 from graftgan.gans.base import Generator, sample
 from graftgan.progress import Task
 from graftgan.training.loop import Loop, Measurement
 from graftgan.training.state import StateStore
-from training.nets import EVERYTHING, everything, make
+from training.nets import EVERYTHING, make
 
 
 class Brightness:
@@ -52,7 +53,7 @@ def train(folder: Path) -> None:
     stop.install()
     ctx = Context(state=folder, cache=folder, progress=Told(), stop=stop)
     history = Loop("run", trainer, Brightness(), StateStore(folder / "states"), ctx, save_every_s=0.1).run()
-    save_file(everything(trainer), folder / "last.safetensors")
+    save_file(gan_tensors(trainer.gan), folder / "last.safetensors")
     save_file(history.best_tensors, folder / "best.safetensors")
     (folder / "curves.json").write_text(json.dumps([history.rows, history.frame_images, history.best_images]))
     save_file({str(i): frame for i, frame in enumerate(history.frames)}, folder / "frames.safetensors")

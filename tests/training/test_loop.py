@@ -578,10 +578,15 @@ def test_a_history_goes_through_its_state(tmp_path: Path) -> None:
     from graftgan.training.state import read_state, write_state
 
     history = History(
-        rows=[{"loss_g": 0.1}], frames=[torch.zeros(8, 2, 2, 3, dtype=torch.uint8)], frame_images=[32],
-        best=Measurement(0.1, 0.0, 0.2, torch.ones(2, 2)), best_images=32, best_tensors={"generator.a": torch.ones(1)},
-        rollbacks=2, elapsed_s=1.5,
-    )  # fmt: skip
+        rows=[{"loss_g": 0.1}],
+        frames=[torch.zeros(8, 2, 2, 3, dtype=torch.uint8)],
+        frame_images=[32],
+        best=Measurement(0.1, 0.0, 0.2, torch.ones(2, 2)),
+        best_images=32,
+        best_tensors={"generator.a": torch.ones(1)},
+        rollbacks=2,
+        elapsed_s=1.5,
+    )
     write_state(tmp_path / "s", history.state_dict())
     again = History()
     again.load_state_dict(read_state(tmp_path / "s"))

@@ -18,11 +18,10 @@ from graftgan.device import pick_device
 from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Generator, sample
 from graftgan.gans.walk import walk
-from graftgan.metrics.features import make_extractor
 from graftgan.metrics.neighbours import centre_pair, nearest
-from graftgan.parallel import run_all
+from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_gif, save_png, sheet
-from graftgan.stages.features import Features, Images, cached
+from graftgan.stages.features import Features, Images, cached, open_extractor
 from graftgan.stages.scoring import copies, floors, paired, pick, score, scores_csv, verdict
 
 SHEET_IMAGES = 64
@@ -61,11 +60,9 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
         raise MissingInput(f"{inputs['models']} holds no model called chosen", "run `graftgan finetune`")
     reports = {name: read_json(inputs["models"] / name / "model.json") for name in runs}
     shots = make_shots(data, reference, inputs, reports, params, folder)
-    device = pick_device(params.runtime.device)
-    at_once = params.runtime.workers if device.type == "cpu" else 1
-    run_all(shoot, shots, ctx, params.runtime.threads, at_once)
-    features = {shot.name: shoot(shot, ctx) for shot in shots}
-    protocol = make_extractor(params.evaluate.extractor, device=str(device)).protocol
+    found = run_all(shoot, shots, ctx, params.runtime.threads, processes(params.runtime))
+    features = {shot.name: rows for shot, rows in zip(shots, found, strict=True)}
+    protocol = open_extractor(params.evaluate.extractor, params).protocol
     images = reference_images(data, reference, params)
     save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), folder / "real.png")
     scored = {name: score(name, features, reference, protocol, params) for name in runs}
@@ -177,7 +174,7 @@ def shot_images(shot: Shot) -> Images:
 def shoot(shot: Shot, ctx: Context) -> Features:
     """Return the features of a shot; a run's sample sheet and interpolation are drawn on the way."""
     settings = shot.params.evaluate
-    extractor = make_extractor(settings.extractor, device=str(pick_device(shot.params.runtime.device)))
+    extractor = open_extractor(settings.extractor, shot.params)
     grid = shot.folder / "samples" / f"{shot.name}.png"
     if shot.model is not None and not grid.exists():
         generator = generator_of(shot.model, shot.params)

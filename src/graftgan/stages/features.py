@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graftgan.config import Params
 from graftgan.context import Context
+from graftgan.device import pick_device
 from graftgan.metrics.cache import FeatureCache
-from graftgan.metrics.features import Extractor
+from graftgan.metrics.features import Extractor, make_extractor
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
 PART_IMAGES = 128
+
+
+def open_extractor(name: str, params: Params) -> Extractor:
+    """Return the extractor called `name`, on the device and with the weights that `runtime` names."""
+    given = params.runtime.inception_weights
+    weights = Path(given) if given and name == "inception" else None
+    return make_extractor(name, weights=weights, device=str(pick_device(params.runtime.device)))
 
 
 def opaque(images: Images) -> Images:

@@ -24,11 +24,11 @@ from graftgan.device import pick_device, precision_name
 from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Gan, Generator, build, parameter_count, sample
 from graftgan.gans.spec import GanSpec
-from graftgan.metrics.features import Extractor, make_extractor
+from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid, paired_kid_difference
-from graftgan.parallel import run_all
+from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
-from graftgan.stages.features import Features, cached, opaque
+from graftgan.stages.features import Features, cached, opaque, open_extractor
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
@@ -100,11 +100,10 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
     ]
-    device = pick_device(params.runtime.device)
     # Once, before the runs start, so that each finds the validation features in the cache.
-    make_judge(ImageSet.open(inputs["dataset"]), params.finetune, device, ctx)
+    make_judge(ImageSet.open(inputs["dataset"]), params, ctx)
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
-    at_once = len(arms) if device.type == "cpu" and params.runtime.workers > 1 else 1
+    at_once = len(arms) if processes(params.runtime) > 1 else 1
     reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
     shutil.rmtree(ctx.state, ignore_errors=True)
     metrics, warnings = {}, []
@@ -139,7 +138,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         source is None,
         arm.params.runtime.compile,
     )
-    judge, warnings = make_judge(data, settings, device, ctx)
+    judge, warnings = make_judge(data, arm.params, ctx)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
     if history.rollbacks:
@@ -180,11 +179,10 @@ def augmentation(settings: Finetune) -> Any:
     return make_augment(settings.augment, ada=ada)
 
 
-def make_judge(
-    data: ImageSet, settings: Finetune, device: torch.device, ctx: Context
-) -> tuple[KidJudge, list[str]]:
+def make_judge(data: ImageSet, params: Params, ctx: Context) -> tuple[KidJudge, list[str]]:
     """Return the judge of checkpoints, and a warning if it has no validation images to judge by."""
-    extractor = make_extractor(settings.validation_extractor, device=str(device))
+    settings = params.finetune
+    extractor = open_extractor(settings.validation_extractor, params)
     split, warnings = "validation", []
     if split in data.missing:
         split = "train"

