@@ -27,6 +27,14 @@ RUN mkdir -p src/graftgan \
 COPY src ./src
 RUN pip install --no-cache-dir --no-deps .
 
+# Any user may read what is shipped, whatever the modes of the files in the checkout.
+FROM ${BASE_IMAGE} AS shelf
+WORKDIR /app
+COPY zoo ./zoo
+COPY data ./data
+COPY params.yaml ./
+RUN chmod -R a+rX /app
+
 FROM ${BASE_IMAGE}
 LABEL org.opencontainers.image.title="graftgan" \
       org.opencontainers.image.description="Adapts pretrained GANs to small image sets" \
@@ -44,9 +52,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MLFLOW_DISABLE_TELEMETRY=true \
     GX_ANALYTICS_ENABLED=false
 WORKDIR /app
-COPY zoo ./zoo
-COPY data ./data
-COPY params.yaml ./
+COPY --from=shelf /app ./
 USER 10001:0
 CMD ["graftgan", "--help"]
 ARG GIT_SHA=unknown

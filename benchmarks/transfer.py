@@ -16,8 +16,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from graftgan import config
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
+from graftgan.config import Params
 from graftgan.context import Context, StopSignal
 from graftgan.contract import read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
@@ -26,6 +26,7 @@ from graftgan.metrics.features import make_extractor
 from graftgan.metrics.intervals import student_quantile
 from graftgan.metrics.kid import kid
 from graftgan.parallel import run_all
+from graftgan.params import load
 from graftgan.runner import run_stage
 from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm, run_arm
@@ -36,7 +37,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 TEST_KEY = "benchmark test"
 
 
-def settings_of(target: str, seed: int, kimg: float) -> config.Params:
+def settings_of(target: str, seed: int, kimg: float) -> Params:
     """Return the shipped example's parameters for one target and seed."""
     wanted = {
         "data.path": f"{ROOT}/data/{target}.parquet",
@@ -46,10 +47,10 @@ def settings_of(target: str, seed: int, kimg: float) -> config.Params:
         "finetune.evaluate_every_kimg": kimg / 2,
         "track.mode": "off",
     }
-    return config.load(ROOT / "params.yaml", [f"{key}={value}" for key, value in wanted.items()])
+    return load(ROOT / "params.yaml", [f"{key}={value}" for key, value in wanted.items()])
 
 
-def prepare(target: str, params: config.Params, work: Path, stop: StopSignal) -> dict[str, Any]:
+def prepare(target: str, params: Params, work: Path, stop: StopSignal) -> dict[str, Any]:
     """Pack the target's images and rank the sources; return the ranking."""
     for name in ("prepare", "rank"):
         job = Job(stage(name), params, *default_paths(stage(name), work / target))

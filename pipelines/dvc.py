@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from graftgan.config import Params, leaves
+from graftgan.config import Params
 from graftgan.engine import default_paths
+from graftgan.params import leaves
 from graftgan.stages.specs import STAGES, StageSpec
 
 ROOT = Path(__file__).parent.parent

@@ -20,9 +20,9 @@ from kfp import compiler, dsl, local
 from kfp.components import load_component_from_file
 
 from components.base import IMAGE
-from graftgan.config import load
 from graftgan.contract import canonical_json
 from graftgan.kfp_io import CONFIG, KNOBS, knobs
+from graftgan.params import load
 from graftgan.stages.specs import STAGES
 
 COMPILED = Path(__file__).parent / "compiled" / "transfer.yaml"

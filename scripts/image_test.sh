@@ -121,7 +121,7 @@ run_pipeline() {
         track.uri=sqlite:////home/graftgan/mlflow.db track.artifacts=/home/graftgan/mlartifacts
     )
     hardened -v "$WORK/out:/out" -e GRAFTGAN_HOME=/home/graftgan/state "$IMAGE" \
-        graftgan run --out /out "${settings[@]/#/--set=}"
+        graftgan run --out /out "${settings[@]/#/--set=}" || fail "the pipeline"
     for stage in prepare rank finetune evaluate report register; do
         [ -s "$WORK/out/$stage/result.json" ] || fail "$stage left no result.json"
     done

@@ -20,10 +20,10 @@ from PIL import Image
 from graftgan import __version__
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.cli import main
-from graftgan.config import keys, load
 from graftgan.contract import Result, digest_file
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
+from graftgan.params import keys, load
 from graftgan.stages.specs import STAGES
 
 COMMANDS = [s.name for s in STAGES] + ["run", "config", "doctor", "sample", "source", "weights", "sync"]

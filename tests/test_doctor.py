@@ -11,11 +11,11 @@ import yaml
 
 from graftgan import doctor
 from graftgan.checkpoints.store import save_gan
-from graftgan.config import resolve
 from graftgan.doctor import Finding, examine
 from graftgan.errors import GraftganError
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
+from graftgan.params import resolve
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
 

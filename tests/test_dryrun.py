@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from graftgan.config import Params, load
+from graftgan.config import Params
 from graftgan.contract import Entry, Result, digest_path
 from graftgan.dryrun import explain
 from graftgan.engine import Job, default_paths, state_key
 from graftgan.errors import MissingInput
+from graftgan.params import load
 from graftgan.stages.specs import STAGES, stage
 
 

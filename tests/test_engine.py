@@ -10,11 +10,12 @@ from types import ModuleType
 import pytest
 
 from graftgan import engine
-from graftgan.config import Params, load
+from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, Result, digest_path
 from graftgan.engine import Job, default_paths, run_job, state_key
 from graftgan.errors import DataError, GraftganError, MissingInput, TryAgain
+from graftgan.params import load
 from graftgan.stages.specs import STAGES, Port, StageSpec, stage
 
 TOY = StageSpec(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from graftgan import kfp_io
-from graftgan.config import find, loads, override, parse_set, resolve
 from graftgan.contract import Entry, Result
 from graftgan.errors import ConfigError
+from graftgan.params import find, loads, override, parse_set, resolve
 from graftgan.stages.specs import STAGES
 
 

@@ -115,12 +115,12 @@ def run_command(**given: Any) -> None:
 
 def run_stages(specs: list[StageSpec], options: Options) -> None:
     """Run stages one after another, or say what would happen."""
-    from graftgan import config
     from graftgan.context import StopSignal
     from graftgan.engine import Job, default_paths
+    from graftgan.params import load
     from graftgan.runner import finish_tracking, run_stage, summarise
 
-    params = config.load(options.params, options.assignments)
+    params = load(options.params, options.assignments)
     jobs = [Job(spec, params, *default_paths(spec, options.out)) for spec in specs]
     if options.dry_run:
         from graftgan.dryrun import explain
@@ -140,13 +140,14 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
 
 def run_as_task(spec: StageSpec, executor_input: str) -> None:
     """Run a stage as one task of a Kubeflow pipeline."""
-    from graftgan import config, kfp_io
+    from graftgan import kfp_io
     from graftgan.context import StopSignal
     from graftgan.engine import Job
+    from graftgan.params import loads
     from graftgan.runner import finish_tracking, run_stage, summarise
 
     call = kfp_io.read(executor_input)
-    params = config.loads(call.config_json, call.assignments)
+    params = loads(call.config_json, call.assignments)
     stop = StopSignal()
     stop.install()
     try:
@@ -168,11 +169,11 @@ def config_group() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One line of canonical JSON, as pipelines take it.")
 def config_show(params: Path, assignments: tuple[str, ...], as_json: bool) -> None:
     """Print the parameters with all defaults filled in and every key explained."""
-    from graftgan import config
     from graftgan.contract import canonical_json
+    from graftgan.params import load
     from graftgan.template import commented
 
-    resolved = config.load(params, assignments)
+    resolved = load(params, assignments)
     text = canonical_json(resolved.model_dump(mode="json")) if as_json else commented(resolved)
     click.echo(text, nl=as_json)
 
@@ -189,7 +190,7 @@ def config_schema() -> None:
 @click.argument("key")
 def config_explain(key: str) -> None:
     """Tell what KEY means, takes and defaults to."""
-    from graftgan.config import explain
+    from graftgan.params import explain
 
     click.echo(explain(key))
 
@@ -296,11 +297,11 @@ def weights_fetch(name: str) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
 def sync_command(params: Path, assignments: tuple[str, ...]) -> None:
     """Send journalled runs to the MLflow server."""
-    from graftgan import config
+    from graftgan.params import load
     from graftgan.sync import sync
     from graftgan.tracker import journal_root
 
-    report = sync(journal_root(), config.load(params, assignments).track)
+    report = sync(journal_root(), load(params, assignments).track)
     click.echo(str(report))
     if not report.complete:
         raise SystemExit(75)

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from graftgan.config import Params, load
+from graftgan.config import Params
 from graftgan.engine import cache_home, home
 from graftgan.errors import GraftganError
+from graftgan.params import load
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import graftgan
-from graftgan.config import Params, config_digest, leaves
+from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import (
     Entry,
@@ -34,6 +34,7 @@ from graftgan.contract import (
 )
 from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
+from graftgan.params import config_digest, leaves
 from graftgan.stages.specs import StageSpec, stage
 
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from graftgan.config import Params, keys
+from graftgan.config import Params
+from graftgan.params import keys
 
 COLUMN = 38
 HEAD = """\

@@ -229,6 +229,15 @@ def test_a_kept_file_that_rots_is_noticed_and_the_remedy_works(shelf: Path, cach
     assert catalogue.load(source, cache).spec == TINY
 
 
+def test_a_fetched_spec_that_describes_no_network_is_not_kept(shelf: Path, cache: Path) -> None:
+    (shelf / "near" / SPEC).write_text('{"resolution": 3')
+    catalogue = written(shelf, entry(shelf, path=None, url=(shelf / "near" / WEIGHTS).as_uri()))
+    with pytest.raises(CheckpointError):
+        catalogue.load(catalogue.sources[0], cache)
+    write_json(shelf / "near" / SPEC, TINY.to_dict())
+    assert catalogue.load(catalogue.sources[0], cache).spec == TINY
+
+
 def test_nothing_at_the_address_is_a_missing_input(shelf: Path, cache: Path) -> None:
     url = (shelf / "absent" / WEIGHTS).as_uri()
     catalogue = written(shelf, entry(shelf, path=None, url=url))
@@ -254,7 +263,7 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

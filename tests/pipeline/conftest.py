@@ -133,7 +133,7 @@ def write_zoo(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project that is only copied from."""
-    from graftgan.config import resolve
+    from graftgan.params import resolve
 
     folder = tmp_path_factory.mktemp("template")
     write_images(folder / "images.zip")

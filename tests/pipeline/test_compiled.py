@@ -9,8 +9,8 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from components.base import ARTIFACTS, IMAGE, LOCAL_MARKER, RUN_ID
-from graftgan.config import find
 from graftgan.kfp_io import CONFIG, KNOBS, knobs
+from graftgan.params import find
 from graftgan.stages.specs import STAGES, StageSpec, stage
 from pipelines import transfer
 

@@ -26,7 +26,7 @@ def test_no_frontend_is_pulled_and_no_registry_is_named() -> None:
 
 
 def test_every_stage_starts_from_the_base_that_the_builder_chooses(instructions: list[str]) -> None:
-    assert [i.split()[1] for i in instructions if i.startswith("FROM")] == ["${BASE_IMAGE}"] * 2
+    assert [i.split()[1] for i in instructions if i.startswith("FROM")] == ["${BASE_IMAGE}"] * 3
     (base,) = [i for i in instructions if i.startswith("ARG BASE_IMAGE=")]
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     assert f"python:{wanted.removeprefix('>=')}-" in base

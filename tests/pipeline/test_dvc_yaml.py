@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from graftgan.config import Params, flatten
+from graftgan.config import Params
+from graftgan.params import flatten
 from graftgan.stages.specs import STAGES, StageSpec
 from pipelines import dvc
 

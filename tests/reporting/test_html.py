@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graftgan.config import Params, resolve
+from graftgan.config import Params
 from graftgan.errors import MissingInput
+from graftgan.params import resolve
 from graftgan.reporting import interactive
 from graftgan.reporting.facts import Facts, read_facts
 from graftgan.reporting.html import content_policy, data_json, render

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from graftgan.config import Params, resolve
+from graftgan.config import Params
+from graftgan.params import resolve
 from graftgan.reporting.facts import Facts, read_facts
 from graftgan.reporting.provenance import digests, licences, parameters, run_table
 from reporting.synthetic import DIGEST, PROTOCOL, SHA, edit

@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from graftgan.config import Params, load
+from graftgan.config import Params
 from graftgan.context import Context, NullTracker
 from graftgan.contract import Result, digest_path
 from graftgan.data import packing
 from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import DataError, GraftganError, Interrupted, MissingInput, TryAgain
+from graftgan.params import load
 from graftgan.stages.specs import stage
 
 

@@ -333,7 +333,7 @@ def test_stage_runs_where_the_client_is_not_installed(bench: Bench) -> None:
         "import json, sys\n"
         "from pathlib import Path\n"
         "sys.modules['mlflow'] = None\n"
-        "from graftgan.config import resolve\n"
+        "from graftgan.params import resolve\n"
         "from graftgan.context import Context\n"
         "from graftgan.stages.register import run\n"
         "inputs = {k: Path(v) for k, v in json.loads(sys.argv[1]).items()}\n"

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from graftgan.config import Params, Track, resolve
+from graftgan.config import Params, Track
+from graftgan.params import resolve
 from graftgan.tracking import Connection
 
 

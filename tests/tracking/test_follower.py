@@ -59,7 +59,7 @@ def test_live_runs_arrive_in_a_local_store_by_one_follower(
 def test_process_that_forgets_to_drain_drains_at_its_end(store: Track, place: Path) -> None:
     code = (
         "import sys\n"
-        "from graftgan.config import resolve\n"
+        "from graftgan.params import resolve\n"
         "from graftgan.identity import RunIdentity\n"
         "from graftgan.tracker import open_tracker\n"
         "params = resolve({'track': {'uri': sys.argv[1]}}, 'x')\n"
@@ -138,7 +138,7 @@ def test_server_killed_in_the_middle_and_synced_later(
 def test_follower_outlives_a_killed_stage_and_reports_it(store: Track, place: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from graftgan.config import resolve\n"
+        "from graftgan.params import resolve\n"
         "from graftgan.identity import RunIdentity\n"
         "from graftgan.tracker import open_tracker\n"
         "params = resolve({'track': {'uri': sys.argv[1]}}, 'x')\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from graftgan.config import resolve
 from graftgan.identity import git_revision, resolve_identity, safe_name
+from graftgan.params import resolve
 
 EVERYTHING = {
     "GRAFTGAN_RUN_ID": "mine",

@@ -160,7 +160,7 @@ def test_nothing_to_send_needs_no_server(place: Path) -> None:
 def test_killed_stage_is_shown_as_killed_and_continued_in_the_same_run(store: Track, place: Path) -> None:
     code = (
         "import os, signal\n"
-        "from graftgan.config import resolve\n"
+        "from graftgan.params import resolve\n"
         "from graftgan.identity import RunIdentity\n"
         "from graftgan.tracker import open_tracker\n"
         "params = resolve({'track': {'mode': 'journal', 'system_metrics': False}}, 'x')\n"
@@ -254,7 +254,7 @@ def test_live_mode_without_the_client_is_journalled(store: Track, place: Path) -
     code = (
         "import sys\n"
         "sys.modules['mlflow'] = None\n"
-        "from graftgan.config import resolve\n"
+        "from graftgan.params import resolve\n"
         "from graftgan.follower import drain\n"
         "from graftgan.identity import RunIdentity\n"
         "from graftgan.tracker import open_registry, open_tracker\n"

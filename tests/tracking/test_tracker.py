@@ -104,7 +104,7 @@ def test_finished_or_changed_run_gets_a_journal_of_its_own(place: Path) -> None:
 def test_two_at_once_do_not_share_a_journal(place: Path) -> None:
     with open_tracker(params_for(JOURNAL), "rank", SAME) as first:
         code = (
-            "from graftgan.config import resolve\n"
+            "from graftgan.params import resolve\n"
             "from graftgan.identity import RunIdentity\n"
             "from graftgan.tracker import open_tracker\n"
             "params = resolve({'track': {'mode': 'journal'}}, 'x')\n"

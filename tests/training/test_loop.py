@@ -273,7 +273,7 @@ def test_classes_are_drawn_for_the_frames(room: Room) -> None:
 def test_a_signal_saves_and_the_next_start_ends_with_the_same_bits(room: Room) -> None:
     whole = short(**EVERYTHING)
     expected = Room(room.root / "whole").loop(whole, Scripted([5, 3, 1, 4, 0])).run()
-    for stop_after in (1, 4, 5):
+    for stop_after in (4, 5):
         place = Room(room.root / str(stop_after))
         stopped = place.loop(short(**EVERYTHING), Scripted([5, 3, 1, 4, 0]))
         judge = stopped.judge

@@ -159,8 +159,10 @@ def _fetch(source: Source, cache: Path) -> Path:
             logging.getLogger("graftgan").info("fetching %s", url)
             with atomic_path(folder / name) as temporary:
                 download(url, temporary)
-                if name == WEIGHTS:
-                    # Checked before it is kept, or every later call would find the wrong file.
+                # Checked before it is kept, or every later call would find the wrong file.
+                if name == SPEC:
+                    read_spec(temporary)
+                else:
                     _check_digest(
                         source, temporary, "correct the address, or the sha256 if you trust the file"
                     )
@@ -200,6 +202,9 @@ def download(url: str, target: Path) -> None:
                         f"{url} holds more than {MAX_DOWNLOAD_BYTES >> 30} GiB", "fetch it by hand"
                     )
                 file.write(chunk)
+            promised = answer.headers.get("Content-Length")
+        if promised is not None and int(promised) != written:
+            raise http.client.IncompleteRead(b"", int(promised) - written)
     except urllib.error.URLError as error:
         refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
         if refused or isinstance(error.reason, FileNotFoundError):

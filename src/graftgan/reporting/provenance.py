@@ -7,7 +7,8 @@ from pathlib import PurePath
 from typing import Any
 
 import graftgan
-from graftgan.config import Params, flatten
+from graftgan.config import Params
+from graftgan.params import flatten
 from graftgan.reporting.facts import Facts, RunFacts
 from graftgan.reporting.numbers import NONE, count, kimg, number
 

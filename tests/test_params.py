@@ -8,9 +8,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from graftgan import config
-from graftgan.config import Params, config_digest, find, flatten, keys, leaves, load, loads, resolve
+from graftgan import params as parameters
+from graftgan.config import Params
+from graftgan.contract import canonical_json
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.params import config_digest, find, flatten, keys, leaves, load, loads, resolve
 from graftgan.stages.specs import STAGES
 
 KEYS = [key for key, _ in keys()]
@@ -44,7 +46,7 @@ def test_the_shipped_parameters_fit() -> None:
 )
 def test_unknown_keys_are_refused_with_the_nearest(key: str, suggestion: str) -> None:
     raw: dict[str, Any] = {}
-    config.override(raw, key, 1)
+    parameters.override(raw, key, 1)
     for call in (lambda: resolve(raw, "params.yaml"), lambda: load(None, [f"{key}=1"]), lambda: find(key)):
         with pytest.raises(ConfigError) as caught:
             call()
@@ -141,7 +143,7 @@ def test_files_that_are_no_parameters(tmp_path: Path) -> None:
 
 def test_canonical_json_text_is_read_back_equal() -> None:
     params = load(None, ["data.path=größe.zip", "rank.sources=[a]", "finetune.budget.kimg=0.1"])
-    text = config.canonical_json(params.model_dump(mode="json"))
+    text = canonical_json(params.model_dump(mode="json"))
     assert loads(text) == params
     assert loads(text, ["data.seed=9"]).data.seed == 9
     assert loads("") == loads("{}") == Params()
@@ -183,7 +185,7 @@ def changed(key: str, value: Any) -> Any:
         "data.resolution": 64, "data.channels": 1, "data.fit": "pad", "data.resize_filter": "box",
         "data.background": "#000000", "data.on_bad_image": "skip", "rank.sources": ["a"],
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
-        "registry.gate.mode": "off", "track.mode": "off",
+        "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
     }  # fmt: skip
     if key in options:
         return options[key]
@@ -205,7 +207,7 @@ def test_a_digest_changes_with_each_of_its_keys_and_no_other(key: str) -> None:
     params = Params()
     value = leaves(params, [key])[key]
     raw = params.model_dump(mode="json")
-    config.override(raw, key, changed(key, value))
+    parameters.override(raw, key, changed(key, value))
     other = resolve(raw, "test")
     for spec in STAGES:
         own = any(key == p or key.startswith(f"{p}.") for p in spec.params)
@@ -221,7 +223,7 @@ def test_digests_do_not_depend_on_how_values_were_written() -> None:
         resolve({"finetune": {"lr_generator": "0.0015", "budget": {"kimg": 24}}}, "x"),
     ]
     assert {config_digest(way, spec) for way in ways} == {config_digest(Params(), spec)}
-    text = config.canonical_json({"b": 1, "a": 0.5})
+    text = canonical_json({"b": 1, "a": 0.5})
     assert text == '{"a":0.5,"b":1}'
 
 
@@ -234,7 +236,7 @@ def test_every_stage_key_exists() -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_explained(key: str) -> None:
-    lines = config.explain(key).splitlines()
+    lines = parameters.explain(key).splitlines()
     assert lines[0] == key
     assert len(lines[1].strip()) > 5
     assert len(lines) > 2
@@ -243,16 +245,16 @@ def test_every_key_is_explained(key: str) -> None:
 
 
 def test_an_explanation_names_choices_and_ranges() -> None:
-    assert '"crop", "pad", "stretch"' in config.explain("data.fit")
-    assert "minimum: 0" in config.explain("data.seed")
-    assert "finetune.budget.kimg: " in config.explain("finetune.budget")
+    assert '"crop", "pad", "stretch"' in parameters.explain("data.fit")
+    assert "minimum: 0" in parameters.explain("data.seed")
+    assert "finetune.budget.kimg: " in parameters.explain("finetune.budget")
     with pytest.raises(ConfigError, match=r"unknown key 'data\.fut'"):
-        config.explain("data.fut")
+        parameters.explain("data.fut")
 
 
 def test_the_json_schema_describes_every_key_and_closes_every_section() -> None:
     schema = json.loads(json.dumps(Params.model_json_schema()))
-    assert len(schema["$defs"]) == sum(config.section_of(i.annotation) is not None for _, i in keys())
+    assert len(schema["$defs"]) == sum(parameters.section_of(i.annotation) is not None for _, i in keys())
     for section in [schema, *schema["$defs"].values()]:
         assert section["additionalProperties"] is False
     for name, section in schema["$defs"].items():
