@@ -30,6 +30,11 @@ lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict src
+	$(BIN)/mypy components pipelines scripts
+	$(BIN)/python -m pipelines.dvc --check
+	$(BIN)/python -m pipelines.transfer compile --check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck scripts/*.sh .ci/run
 
 format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .
@@ -54,7 +59,7 @@ pipelines: setup ## write dvc.yaml and the compiled Kubeflow pipelines from the 
 	$(BIN)/python -m pipelines.transfer compile
 
 image-test: setup ## build the image with a Docker Engine and run the stages inside it
-	scripts/image_test.sh
+	PYTHON=$(BIN)/python scripts/image_test.sh
 
 clean: ## remove outputs and caches of the example, but no training state
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache

@@ -9,12 +9,13 @@ table gives test KID. Finished runs are kept in `--work`: an interrupted benchma
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import statistics
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import t as student
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
 from graftgan.config import Params
@@ -23,7 +24,6 @@ from graftgan.contract import read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, cache_home, default_paths
 from graftgan.metrics.features import make_extractor
-from graftgan.metrics.intervals import student_quantile
 from graftgan.metrics.kid import kid
 from graftgan.parallel import run_all
 from graftgan.params import load
@@ -87,7 +87,9 @@ def mean_interval(runs: list[dict[str, Any]]) -> tuple[float, float, float]:
     if len(values) == 1:
         margin = 1.96 * runs[0]["stderr"]
     else:
-        margin = student_quantile(0.95, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+        margin = (
+            float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        )
     return mean, mean - margin, mean + margin
 
 
@@ -142,7 +144,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "transfer")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("graftgan").setLevel(logging.INFO)
     stop = StopSignal()
     stop.install()
     results: dict[str, Any] = {"kimg": arguments.kimg, "seeds": arguments.seeds, "targets": {}}
@@ -163,8 +166,7 @@ def main() -> None:
         results["targets"][target] = summarise(ranking, runs)
         write_json(RESULTS / "transfer.json", results)
         write_text(RESULTS / "transfer.md", table(results, arguments.kimg))
-    logging.getLogger().info("%s", table(results, arguments.kimg))
-    logging.getLogger().info("%s", json.dumps({t: r["apart"] for t, r in results["targets"].items()}))
+    print(table(results, arguments.kimg))
 
 
 if __name__ == "__main__":

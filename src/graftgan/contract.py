@@ -219,7 +219,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage function hands back: scalar metrics, and warnings for people."""
+    """What a stage function hands back.
+
+    Attributes:
+        metrics: Scalar results, by name.
+        warnings: Sentences for people.
+        spent: Saved states that are of no use once the outputs are in place; they are then removed.
+    """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    spent: tuple[Path, ...] = ()

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -229,6 +230,8 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
     )
     write_json(job.outputs["result"].with_name("run.json"), run_facts(time.time() - started))
     result.write(job.outputs["result"])
+    for path in outcome.spent:
+        shutil.rmtree(path, ignore_errors=True)
     return result
 
 

@@ -336,6 +336,7 @@ def test_a_sigterm_in_the_middle_exits_143_and_the_next_start_ends_with_the_same
     assert not list(home(workshop).glob("state/finetune-*"))
 
 
+@pytest.mark.nightly
 def test_what_was_trained_before_a_kill_is_not_trained_again(
     base: tuple[Workshop, Result], workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

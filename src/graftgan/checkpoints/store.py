@@ -76,9 +76,15 @@ def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tenso
     return tensors
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that others may read; the library alone makes it private to its owner."""
+    save_file(tensors, path)
+    path.chmod(0o644)
+
+
 def save_gan(gan: Gan, folder: Path, weights: str = WEIGHTS) -> None:
     """Write weights and spec into `folder`, which must exist."""
-    save_file(gan_tensors(gan), folder / weights)
+    save_tensors(gan_tensors(gan), folder / weights)
     write_json(folder / SPEC, gan.spec.to_dict())
 
 

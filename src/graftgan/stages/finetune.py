@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
-from graftgan.checkpoints.store import SPEC, WEIGHTS, gan_tensors
+from graftgan.checkpoints.store import SPEC, WEIGHTS, gan_tensors, save_tensors
 from graftgan.config import Finetune, Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, digest_text, read_json, write_json, write_text
@@ -91,6 +89,7 @@ class KidJudge:
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
     """Run the chosen arm and its controls; see `specs.STAGES` for inputs and outputs."""
+    method(params.finetune.method)
     ranking = read_json(inputs["ranking"] / "ranking.json")
     plan = {"chosen": ranking["choice"]["name"]}
     wanted = {"worst": ranking["worst"], "scratch": SCRATCH}
@@ -105,13 +104,12 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
     at_once = len(arms) if processes(params.runtime) > 1 else 1
     reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
-    shutil.rmtree(ctx.state, ignore_errors=True)
     metrics, warnings = {}, []
     for arm, report in zip(arms, reports, strict=True):
         metrics[f"kid_validation_{arm.run}"] = report["best"]["kid"]
         metrics[f"images_seen_{arm.run}"] = float(report["images_seen"])
         warnings += [f"{arm.run}: {text}" for text in report["warnings"]]
-    return Outcome(metrics, tuple(warnings))
+    return Outcome(metrics, tuple(warnings), spent=(ctx.state,))
 
 
 def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
@@ -168,6 +166,12 @@ def starting_point(arm: Arm, data: ImageSet, ctx: Context) -> tuple[Gan, Source 
             f"the data are {data.resolution} px of {data.channels}",
             f"set data.resolution={px} and data.channels={channels}, or choose another source",
         )
+    highest = int(data.labels("train").max(initial=-1))
+    if gan.spec.classes and not 0 <= int(data.labels("train").min(initial=0)) <= highest < gan.spec.classes:
+        raise ConfigError(
+            f"source {source.name} has {gan.spec.classes} classes, the data have {len(data.label_names)} labels",
+            "put the images in one sub-folder a class, no more than the source has, or choose another source",
+        )
     return gan, source
 
 
@@ -204,8 +208,8 @@ def write_arm(
     """Write weights, curves, sheets and `model.json` of one arm."""
     assert history.best is not None
     arm.folder.mkdir(parents=True)
-    save_file(gan_tensors(trainer.gan), arm.folder / LAST)
-    save_file(history.best_tensors, arm.folder / WEIGHTS)
+    save_tensors(gan_tensors(trainer.gan), arm.folder / LAST)
+    save_tensors(history.best_tensors, arm.folder / WEIGHTS)
     write_json(arm.folder / SPEC, trainer.gan.spec.to_dict())
     write_text(arm.folder / "curves.csv", curves_csv(history.rows))
     best = best_generator(trainer.gan, history)
