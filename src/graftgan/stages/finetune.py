@@ -168,9 +168,10 @@ def starting_point(arm: Arm, data: ImageSet, ctx: Context) -> tuple[Gan, Source 
         )
     highest = int(data.labels("train").max(initial=-1))
     if gan.spec.classes and not 0 <= int(data.labels("train").min(initial=0)) <= highest < gan.spec.classes:
+        given = f"the data have {len(data.label_names)} labels"
         raise ConfigError(
-            f"source {source.name} has {gan.spec.classes} classes, the data have {len(data.label_names)} labels",
-            "put the images in one sub-folder a class, no more than the source has, or choose another source",
+            f"source {source.name} has {gan.spec.classes} classes, {given}",
+            "put the images in one sub-folder a class, no more than the source has, or choose another",
         )
     return gan, source
 
