@@ -218,9 +218,9 @@ def test_a_digest_changes_with_each_of_its_keys_and_no_other(key: str) -> None:
 def test_digests_do_not_depend_on_how_values_were_written() -> None:
     spec = ("data", "finetune")
     ways = [
-        loads('{"data":{"seed":0},"finetune":{"lr_generator":0.0015}}'),
-        load(None, ["finetune.lr_generator=1.5e-3", "data.split={test: 0.2, validation: 0.1}"]),
-        resolve({"finetune": {"lr_generator": "0.0015", "budget": {"kimg": 24}}}, "x"),
+        loads('{"data":{"seed":0},"finetune":{"lr_generator":0.002}}'),
+        load(None, ["finetune.lr_generator=2.0e-3", "data.split={test: 0.2, validation: 0.1}"]),
+        resolve({"finetune": {"lr_generator": "0.002", "budget": {"kimg": 24}}}, "x"),
     ]
     assert {config_digest(way, spec) for way in ways} == {config_digest(Params(), spec)}
     text = canonical_json({"b": 1, "a": 0.5})

@@ -72,11 +72,10 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():
             continue
-        overrides = {"augment": recipe["augment"]} if "augment" in recipe else {}
         # A snapshot lies on the way to the whole run, whose learning rates are still constant there.
         steady = {} if name == recipe["name"] else {"lr_cooldown": 0.0}
         settings = Finetune(
-            **{**recipes["training"], **overrides, **steady},
+            **{**recipes["training"], **recipe.get("training", {}), **steady},
             budget=Budget(kimg=kimg),
             evaluate_every_kimg=10.0,
             seed=recipe.get("seed", 0),
@@ -115,7 +114,7 @@ def finish(recipes: dict[str, Any]) -> None:
                 "name": name, "title": title, "domain": recipe["domain"], "kimg": kimg,
                 "data": {"name": recipe["data"], "licence": data["licence"], "attribution": data["designer"],
                          "images": recipe.get("images") or data["images"]},
-                "recipe": {**recipes["training"], **{k: recipe[k] for k in ("augment",) if k in recipe}},
+                "recipe": {**recipes["training"], **recipe.get("training", {})},
                 "network": gan.spec.to_dict(),
                 "parameters": {
                     "generator": parameter_count(gan.generator),

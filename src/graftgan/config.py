@@ -146,15 +146,15 @@ class Finetune(Section):
         description="Runs at the same budget beside the chosen one.",
     )
     seed: int = Field(0, ge=0, description="Seed of initialisation, latents, augmentation and data order.")
-    batch: Annotated[int, Field(ge=2)] = Field(32, description="Images a step.")
-    lr_generator: Positive = Field(0.0015, description="Adam learning rate of G.")
-    lr_discriminator: Positive = Field(0.0015, description="Adam learning rate of D.")
+    batch: Annotated[int, Field(ge=2)] = Field(16, description="Images a step.")
+    lr_generator: Positive = Field(0.002, description="Adam learning rate of G.")
+    lr_discriminator: Positive = Field(0.002, description="Adam learning rate of D.")
     lr_cooldown: Fraction = Field(
         0.3,
         description="Last share of the budget over which both learning rates fall to zero; 0 is none.",
     )
     r1_gamma: Annotated[float, Field(ge=0.0)] = Field(
-        0.1, description="R1 weight, in the gamma/2 convention."
+        0.5, description="R1 weight, in the gamma/2 convention."
     )
     r1_interval: Count = Field(16, description="R1 is applied every so many D steps, and scaled by it.")
     path_length_weight: Annotated[float, Field(ge=0.0)] = Field(

@@ -6,7 +6,7 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from graftgan.metrics import kid as kid_module
-from graftgan.metrics.kid import kid, one_standard_error_choice, paired_kid_difference
+from graftgan.metrics.kid import kid, paired_kid_difference
 
 
 def draw(n: int, seed: int, shift: float = 0.0, dim: int = 12) -> np.ndarray:
@@ -120,13 +120,3 @@ def test_pairs_need_equal_numbers() -> None:
     with pytest.raises(ValueError, match="10 and 12"):
         paired_kid_difference(draw(10, 0), draw(12, 1), draw(9, 2))
     paired_kid_difference(draw(10, 0), draw(12, 1), draw(9, 2), same_latents=False)
-
-
-def test_choice_prefers_the_earliest_within_one_error_and_never_a_clearly_worse_one() -> None:
-    latents, y = draw(150, 0), draw(150, 1)
-    noise = 0.002 * draw(150, 3)
-    assert one_standard_error_choice([latents + 0.5, latents, latents - 0.001 + noise], y) == 1
-    assert one_standard_error_choice([latents + 0.5, latents + 0.3, latents], y) == 2
-    assert one_standard_error_choice([latents, latents + 0.5], y) == 0
-    with pytest.raises(ValueError, match="no checkpoint"):
-        one_standard_error_choice([], y)

@@ -9,7 +9,6 @@ values below zero are legal and never clipped.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,31 +104,6 @@ def paired_kid_difference(
     if same_latents and len(a) != len(b):
         raise ValueError(f"pairs need equally many rows, not {len(a)} and {len(b)}; pass same_latents=False")
     return _difference(_sums(a, y), _sums(b, y), same_latents, confidence)
-
-
-def one_standard_error_choice(fakes: Sequence[NDArray[np.floating]], real: NDArray[np.floating]) -> int:
-    """Index of the earliest checkpoint that the best one does not beat by more than one standard error.
-
-    Args:
-        fakes: features of each checkpoint's samples in training order, all from the same latents.
-        real: ``[m, dim]`` validation features.
-
-    Returns:
-        Index into ``fakes``. Choosing the bare minimum would chase the luckiest of many noisy scores.
-
-    Raises:
-        ValueError: no checkpoint, or bad matrices.
-    """
-    if not fakes:
-        raise ValueError("no checkpoint to choose from")
-    pairs = [as_pair(fake, real, ("fake", "real"), least_rows=3) for fake in fakes]
-    sums = [_sums(x, y) for x, y in pairs]
-    best = int(np.argmin([s.value() for s in sums]))
-    for index, candidate in enumerate(sums[:best]):
-        behind = _difference(candidate, sums[best], candidate.n == sums[best].n, 0.95)
-        if behind.value <= behind.stderr:
-            return index
-    return best
 
 
 def _difference(a: _Sums, b: _Sums, same_latents: bool, confidence: float) -> Estimate:
