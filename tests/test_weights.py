@@ -88,15 +88,24 @@ def test_an_address_without_the_file_is_a_missing_input(release: Release, tmp_pa
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["/w.pth", "/short/w.pth"])
-def test_what_has_the_wrong_hash_is_thrown_away(release: Release, tmp_path: Path, place: str) -> None:
-    wrong = replace(release, url=release.url.replace("/w.pth", place), sha256_prefix="6726825d")
+def test_what_has_the_wrong_hash_is_thrown_away(release: Release, tmp_path: Path) -> None:
+    wrong = replace(release, sha256_prefix="6726825d")
     cache = tmp_path / "cache"
     with pytest.raises(CheckpointError, match="instead of 6726825d") as caught:
         fetch("inception", wrong, cache)
     assert caught.value.exit_code == 5
     assert wrong.url in caught.value.message
     assert list(cache.iterdir()) == []
+
+
+def test_a_download_that_breaks_off_leaves_nothing_and_may_be_tried_again(
+    release: Release, tmp_path: Path
+) -> None:
+    with pytest.raises(TryAgain, match="could not be fetched"):
+        fetch(
+            "inception", replace(release, url=release.url.replace("/w.pth", "/short/w.pth")), tmp_path / "c"
+        )
+    assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_an_address_that_does_not_answer_means_try_again(release: Release, tmp_path: Path) -> None:
@@ -114,7 +123,7 @@ def test_the_extractor_finds_what_was_fetched(
     release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (INCEPTION_ENV, "TORCH_HOME", "XDG_CACHE_HOME"):
+    for name in (INCEPTION_ENV, "GRAFTGAN_CACHE", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(features, "INCEPTION_SHA256_PREFIX", release.sha256_prefix)
     with pytest.raises(ConfigError):
