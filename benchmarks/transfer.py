@@ -18,9 +18,10 @@ from typing import Any
 from scipy.stats import t as student
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
+from graftgan.checkpoints.store import WEIGHTS
 from graftgan.config import Params
 from graftgan.context import Context, StopSignal
-from graftgan.contract import read_json, write_json, write_text
+from graftgan.contract import digest_file, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, cache_home, default_paths
 from graftgan.metrics.features import make_extractor
@@ -66,7 +67,7 @@ def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
         if not (arm.folder / "model.json").is_file():
             run_arm(arm, ctx)
         settings = arm.params.evaluate
-        key = f"{arm.folder.parent.parent.name} {arm.run}"
+        key = f"benchmark {settings.samples} {settings.seed} {digest_file(arm.folder / WEIGHTS)}"
         fakes = shoot(Shot(arm.run, arm.params, arm.dataset, arm.folder, key, arm.folder), ctx)
         data = ImageSet.open(arm.dataset)
         test = shoot(
