@@ -129,3 +129,22 @@ def test_unknown_names_come_last_under_their_own_name() -> None:
     assert measure("novelty")[1].title == "novelty"
     assert measure("novelty")[1].direction == 0
     assert in_order(["novelty", "recall_x", "kid_x", "recall_x"]) == ["kid_x", "recall_x", "novelty"]
+
+
+def test_runs_that_tie_are_not_called_the_best(inputs: dict[str, Path]) -> None:
+    path = inputs["scores"] / "scores.json"
+    raw = json.loads(path.read_text())
+    for run in raw["runs"].values():
+        for score in run["scores"]:
+            score["value"] = 0.0
+    path.write_text(json.dumps(raw))
+    assert not any(cell.best for row in score_rows(read_facts(inputs)) for cell in row.cells)
+
+
+def test_samples_far_from_all_images_are_not_cleared_of_copying(inputs: dict[str, Path]) -> None:
+    path = inputs["scores"] / "scores.json"
+    raw = json.loads(path.read_text())
+    raw["runs"]["chosen"]["copy"].update(available=True, auc=0.02, low=0.01, high=0.03)
+    path.write_text(json.dumps(raw))
+    found = copy_verdict(read_facts(inputs).chosen)
+    assert (found.state, found.short) == ("unknown", "too far to tell")

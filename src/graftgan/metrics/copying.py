@@ -18,6 +18,9 @@ from graftgan.metrics.intervals import Array, Estimate, as_pair, normal_quantile
 from graftgan.metrics.neighbours import MEMORY_MIB, centre_pair, nearest, squared_radii
 
 LEAST_HELD_OUT = 20
+HONEST = 0.5
+# Held-out real images stay near 0.5; samples this far below it resemble no image of the set.
+FAR = 0.25
 CLOSE_QUANTILE = 0.05
 
 

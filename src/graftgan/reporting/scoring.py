@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graftgan.metrics.copying import FAR, HONEST
 from graftgan.reporting.facts import Facts, RunFacts
 from graftgan.reporting.glossary import COPY_MEASURES, Measure, in_order, measure
 from graftgan.reporting.numbers import (
@@ -19,8 +20,6 @@ from graftgan.reporting.numbers import (
     text,
 )
 
-HONEST = 0.5
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -30,7 +29,7 @@ class Cell:
         run: Name of the run.
         value: The score, or a dash.
         interval: `low to high`, or empty.
-        best: Whether no other run has a better value.
+        best: Whether every other run has a worse value.
         bar: Its drawing, or None.
         note: What a reader must know.
     """
@@ -107,7 +106,8 @@ def _best(values: Sequence[float | None], direction: int) -> float | None:
     known = [v for v in values if v is not None]
     if direction == 0 or len(known) < 2:
         return None
-    return max(known) if direction > 0 else min(known)
+    best = max(known) if direction > 0 else min(known)
+    return best if known.count(best) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def copy_verdict(run: RunFacts) -> CopyVerdict:
     """Return the copy verdict of a run.
 
     The statistic is the chance that a sample lies nearer to the training set than an unseen real image does;
-    a model is said to copy if the whole interval lies above one half.
+    a model is said to copy if the whole interval lies above one half. Far below it the samples are like no
+    real image, so that nothing can be said.
     """
     raw = run.scores.get("copy") or {}
     if not raw.get("available"):
@@ -180,6 +181,13 @@ def copy_verdict(run: RunFacts) -> CopyVerdict:
     if found.low > HONEST:
         sentence = "Samples lie nearer to the training images than unseen real images do: the model copies"
         return CopyVerdict("bad", "copies training images", f"{sentence} ({numbers}).")
+    if found.high is not None and found.high < FAR:
+        sentence = (
+            "Samples lie much farther from the training images than unseen real images do: too far to copy"
+        )
+        return CopyVerdict(
+            "unknown", "too far to tell", f"{sentence}, and too far for good pictures ({numbers})."
+        )
     sentence = "Samples lie no nearer to the training images than unseen real images do"
     return CopyVerdict("good", "no sign of copying", f"{sentence} ({numbers}).")
 

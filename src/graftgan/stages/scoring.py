@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graftgan.config import Params
-from graftgan.metrics.copying import CopyReport, copy_report
+from graftgan.metrics.copying import FAR, HONEST, CopyReport, copy_report
 from graftgan.metrics.kid import paired_kid_difference
 from graftgan.metrics.scores import ScoreSettings, evaluate_features, metric_name
 from graftgan.stages.features import Features
@@ -102,11 +102,13 @@ def verdict(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     copying = record["runs"]["chosen"]["copy"]
     if not copying["available"]:
         tail = "whether it copies training images cannot be told"
-    elif copying["low"] > 0.5:
+    elif copying["low"] > HONEST:
         tail = (
             "its samples lie nearer to the training images than new images do "
             f"({copying['auc']:.2f}, 0.5 is honest)"
         )
+    elif copying["high"] < FAR:
+        tail = "its samples lie too far from all training images to tell whether it copies"
     else:
         tail = "it shows no sign of copying training images"
     return "; ".join([text, *against, tail]) + "."
