@@ -22,7 +22,7 @@ from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.cli import main
 from graftgan.contract import Result, digest_file
 from graftgan.gans.base import build
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.params import keys, load
 from graftgan.stages.specs import STAGES
 
@@ -89,7 +89,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Pl
     """A folder in which `prepare` has run, with a source checkpoint; only to be read."""
     place = make_place(tmp_path_factory.mktemp("prepared"), image_folder)
     (place.root / "tiny").mkdir()
-    save_gan(build(GanSpec(resolution=32, **SIZES), seed=1), place.root / "tiny")
+    save_gan(build(StyleGAN2Spec(resolution=32, **SIZES), seed=1), place.root / "tiny")
     write_catalogue(place)
     done = place.run("prepare")
     assert done.returncode == 0, done.stderr

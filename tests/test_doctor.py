@@ -14,7 +14,7 @@ from graftgan.checkpoints.store import save_gan
 from graftgan.doctor import Finding, examine
 from graftgan.errors import GraftganError
 from graftgan.gans.base import build
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.params import resolve
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
@@ -25,7 +25,7 @@ def project(tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch)
     """A folder in which nothing is missing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zoo" / "tiny").mkdir(parents=True)
-    save_gan(build(GanSpec(resolution=32, **SIZES), seed=1), tmp_path / "zoo" / "tiny")
+    save_gan(build(StyleGAN2Spec(resolution=32, **SIZES), seed=1), tmp_path / "zoo" / "tiny")
     entry = {"name": "tiny", "path": "tiny", "sha256": "0" * 64, "resolution": 32}
     (tmp_path / "zoo" / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
     write_params(data={"path": str(image_folder)}, runtime={"device": "cpu"})

@@ -11,7 +11,7 @@ from graftgan.checkpoints.store import save_gan
 from graftgan.contract import digest_path, write_json
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import Gan, build, sample
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.sampling import MAX_SEEDS, draw, open_generator, parse_seeds
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
@@ -19,7 +19,7 @@ SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "chann
 
 @pytest.fixture(scope="module")
 def gan() -> Gan:
-    return build(GanSpec(resolution=32, **SIZES), seed=1)
+    return build(StyleGAN2Spec(resolution=32, **SIZES), seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_an_interpolation_is_a_closed_walk(checkpoint: Path, tmp_path: Path) -> 
 
 def test_a_grey_model_gives_grey_pictures(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    save_gan(build(GanSpec(resolution=32, channels=1, **SIZES), seed=1), tmp_path / "m")
+    save_gan(build(StyleGAN2Spec(resolution=32, channels=1, **SIZES), seed=1), tmp_path / "m")
     drawn(tmp_path / "m", tmp_path / "singles", "1")
     drawn(tmp_path / "m", tmp_path / "g.png")
     drawn(tmp_path / "m", tmp_path / "g.gif")
@@ -132,7 +132,7 @@ def test_a_grey_model_gives_grey_pictures(tmp_path: Path) -> None:
 
 def test_classes_choose_the_picture(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
-    save_gan(build(GanSpec(resolution=32, classes=3, **SIZES), seed=1), tmp_path / "m")
+    save_gan(build(StyleGAN2Spec(resolution=32, classes=3, **SIZES), seed=1), tmp_path / "m")
     for label in (0, 1, 2):
         drawn(tmp_path / "m", tmp_path / str(label), "1", label=label)
     assert len({(tmp_path / str(n) / "seed000001.png").read_bytes() for n in (0, 1, 2)}) == 3

@@ -25,7 +25,7 @@ from graftgan.config import Budget, Finetune
 from graftgan.context import Context, StopSignal
 from graftgan.contract import atomic_path, digest_file, write_json, write_text
 from graftgan.gans.base import Generator, build, parameter_count, sample
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
@@ -67,7 +67,7 @@ def images_of(name: str, resolution: int, limit: int | None = None) -> NDArray[n
 def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     """Train one source to the end and store it, with the early snapshots it is asked for."""
     stages = {**recipe.get("snapshots", {}), recipe["name"]: recipe["kimg"]}
-    spec = GanSpec(**recipes["network"])
+    spec = StyleGAN2Spec(**recipes["network"])
     images = images_of(recipe["data"], spec.resolution, recipe.get("images"))
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():

@@ -16,9 +16,9 @@ from graftgan.checkpoints.store import SPEC, WEIGHTS, save_gan
 from graftgan.contract import digest_file, write_json
 from graftgan.errors import CheckpointError, ConfigError, GraftganError, MissingInput, TryAgain
 from graftgan.gans.base import build
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 
-TINY = GanSpec(resolution=32, z_dim=8, w_dim=8, mapping_layers=1, channel_base=128, channel_max=8)
+TINY = StyleGAN2Spec(resolution=32, z_dim=8, w_dim=8, mapping_layers=1, channel_base=128, channel_max=8)
 SHA = "0" * 64
 
 

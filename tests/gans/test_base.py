@@ -10,6 +10,7 @@ import torch
 from graftgan.errors import ConfigError
 from graftgan.gans import base
 from graftgan.gans.base import Gan, build, draw_latents, sample, to_uint8
+from graftgan.gans.spec import GanSpec
 
 from .stylegan2.sizes import TINY
 
@@ -60,7 +61,7 @@ def test_ema_is_an_equal_but_separate_copy_without_gradients() -> None:
 
 def test_unknown_family_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="biggish") as caught:
-        build(dataclasses.replace(TINY, family="biggish"))
+        GanSpec.from_dict({**TINY.to_dict(), "family": "biggish"})
     assert "stylegan2" in caught.value.remedy
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graftgan.gans.base import build, draw_latents, to_uint8
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.gans.walk import slerp, walk, walk_latents
 
 SIZES = {"resolution": 32, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 128, "channel_max": 8}
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_walk() -> None:
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 0), (3, 2), (4, 0)])
 def test_frames_are_the_pictures_of_the_latents(channels: int, classes: int) -> None:
-    spec = GanSpec(**SIZES, channels=channels, classes=classes, label_layers=1)
+    spec = StyleGAN2Spec(**SIZES, channels=channels, classes=classes, label_layers=1)
     generator = build(spec, 0).generator_ema
     frames = walk(generator, walks=2, stops=2, frames_a_leg=3, seed=5, label=1 if classes else None)
     assert frames.shape == (6, 2, 32, 32, channels)
@@ -78,7 +78,7 @@ def test_frames_are_the_pictures_of_the_latents(channels: int, classes: int) -> 
 
 
 def test_truncation_draws_the_frames_together() -> None:
-    generator = build(GanSpec(**SIZES), 0).generator
+    generator = build(StyleGAN2Spec(**SIZES), 0).generator
     for _ in range(20):
         generator.train()(draw_latents(generator.spec, 16, torch.Generator().manual_seed(0))[0])
     generator.eval()

@@ -115,11 +115,11 @@ def write_zoo(folder: Path) -> None:
     from graftgan.checkpoints.store import WEIGHTS, save_gan
     from graftgan.contract import digest_file
     from graftgan.gans.base import build
-    from graftgan.gans.spec import GanSpec
+    from graftgan.gans.stylegan2 import StyleGAN2Spec
 
     sizes = {"z_dim": 16, "w_dim": 16, "mapping_layers": 1, "channel_base": 128, "channel_max": 16}
     (folder / "tiny").mkdir(parents=True)
-    save_gan(build(GanSpec(resolution=32, **sizes), seed=1), folder / "tiny")
+    save_gan(build(StyleGAN2Spec(resolution=32, **sizes), seed=1), folder / "tiny")
     entry = {
         "name": "tiny",
         "path": "tiny",

@@ -14,12 +14,12 @@ from graftgan.checkpoints.store import save_gan
 from graftgan.contract import write_json
 from graftgan.data.dataset import PixelWriter, content_digest, write_manifest
 from graftgan.gans.base import Gan, build, sample
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 
 SIDE = 32
 
 
-def tiny_spec(**changes: Any) -> GanSpec:
+def tiny_spec(**changes: Any) -> StyleGAN2Spec:
     sizes: dict[str, Any] = {
         "resolution": SIDE,
         "z_dim": 8,
@@ -27,7 +27,7 @@ def tiny_spec(**changes: Any) -> GanSpec:
         "mapping_layers": 1,
         "channel_base": 256,
     }
-    return GanSpec(**(sizes | {"channel_max": 8, "mbstd_group": 2, "label_layers": 1} | changes))
+    return StyleGAN2Spec(**(sizes | {"channel_max": 8, "mbstd_group": 2, "label_layers": 1} | changes))
 
 
 def write_models(folder: Path, gan: Gan, dataset: str, seed: int = 0) -> Path:

@@ -9,7 +9,7 @@ import torch
 
 from graftgan.config import Finetune
 from graftgan.gans.base import Gan, build
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.trainer import Trainer
@@ -19,9 +19,9 @@ torch.set_num_threads(1)
 BATCH = 4
 
 
-def tiny(**changes: Any) -> GanSpec:
+def tiny(**changes: Any) -> StyleGAN2Spec:
     sizes = {"resolution": 32, "z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 128}
-    return GanSpec(**{**sizes, "channel_max": 8, "label_layers": 1, **changes})
+    return StyleGAN2Spec(**{**sizes, "channel_max": 8, "label_layers": 1, **changes})
 
 
 def pictures(count: int = 10, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -41,7 +41,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def make(
-    spec: GanSpec | None = None,
+    spec: StyleGAN2Spec | None = None,
     seed: int = 0,
     labels: np.ndarray | None = None,
     images: np.ndarray | None = None,

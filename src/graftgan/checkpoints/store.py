@@ -83,8 +83,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def save_gan(gan: Gan, folder: Path, weights: str = WEIGHTS) -> None:
-    """Write weights and spec into `folder`, which must exist."""
-    save_tensors(gan_tensors(gan), folder / weights)
+    """Write weights and spec into `folder`, which must exist; fresh networks are left out."""
+    save_tensors(gan_tensors(gan, [name for name in NETWORKS if name not in gan.fresh]), folder / weights)
     write_json(folder / SPEC, gan.spec.to_dict())
 
 
@@ -138,7 +138,9 @@ def load_network(network: nn.Module, tensors: dict[str, Tensor], origin: Path) -
 
 
 def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
-    """Load all three networks of a checkpoint folder, strictly.
+    """Load the networks of a checkpoint folder, strictly.
+
+    A file of a generator alone, as some publish, leaves the discriminator fresh and says so in `Gan.fresh`.
 
     Raises:
         MissingInput: If a file is absent.
@@ -150,6 +152,9 @@ def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
     for network in NETWORKS:
         prefix = f"{network}."
         part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        if network == "discriminator" and not part:
+            gan.fresh = (network,)
+            continue
         load_network(getattr(gan, network), part, folder / weights)
     strays = [name for name in tensors if name.split(".")[0] not in NETWORKS]
     if strays:

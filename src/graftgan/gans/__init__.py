@@ -1,15 +1,10 @@
-"""Network families: each builds a generator and a discriminator from a :class:`~graftgan.gans.spec.GanSpec`.
+"""Network families: each builds a generator and a discriminator from its kind of spec.
 
-Importing this package costs no torch: families are named by module and imported when one is built.
+Importing this package costs no torch: families are named by module and imported when one is built or read.
 """
 
 from __future__ import annotations
 
-from graftgan.gans.spec import GanSpec
-
-FAMILIES: dict[str, str] = {
-    "stylegan2": "graftgan.gans.stylegan2",
-}
-"""Family name -> module that offers ``build_networks(spec) -> (Generator, Discriminator)``."""
+from graftgan.gans.spec import FAMILIES, GanSpec
 
 __all__ = ["FAMILIES", "GanSpec"]

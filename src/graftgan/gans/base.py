@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graftgan.errors import ConfigError
-from graftgan.gans import FAMILIES
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.spec import GanSpec, family_module
 
 NoiseMode = Literal["random", "const", "none"]
 
@@ -65,12 +63,14 @@ class Gan:
         generator: The generator under training.
         discriminator: The discriminator under training.
         generator_ema: Moving average of the generator in evaluation mode, without gradients; sample from it.
+        fresh: Names of networks that a checkpoint did not hold and that are as initialised.
     """
 
     spec: GanSpec
     generator: Generator
     discriminator: Discriminator
     generator_ema: Generator
+    fresh: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> Gan:
         """Move all three networks to ``device`` and return self."""
@@ -92,9 +92,7 @@ def build(spec: GanSpec, seed: int | None = None) -> Gan:
     Raises:
         ConfigError: The family is unknown.
     """
-    if spec.family not in FAMILIES:
-        raise ConfigError(f"family is {spec.family!r}", f"Known families are {', '.join(sorted(FAMILIES))}.")
-    family = importlib.import_module(FAMILIES[spec.family])
+    family = family_module(spec.family)
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)

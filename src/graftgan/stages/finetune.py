@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
+from graftgan.checkpoints.catalogue import SCRATCH, Source
 from graftgan.checkpoints.store import SPEC, WEIGHTS, gan_tensors, save_tensors
 from graftgan.config import Finetune, Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, digest_text, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device, precision_name
-from graftgan.errors import ConfigError, DataError
-from graftgan.gans.base import Gan, Generator, build, parameter_count, sample
-from graftgan.gans.spec import GanSpec
+from graftgan.errors import DataError
+from graftgan.gans.base import Gan, Generator, parameter_count, sample
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.features import Features, cached, opaque, open_extractor
+from graftgan.stages.start import starting_point
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
@@ -117,7 +117,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     settings = arm.params.finetune
     device = pick_device(arm.params.runtime.device)
     data = ImageSet.open(arm.dataset)
-    gan, source = starting_point(arm, data, ctx)
+    gan, source = starting_point(arm.source, data, arm.params, ctx.cache)
     chosen_method = method("full" if source is None else settings.method)
     chosen_method.apply(gan, settings)
     images = data.images("train")
@@ -144,36 +144,6 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
             f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
         )
     return write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings)
-
-
-def starting_point(arm: Arm, data: ImageSet, ctx: Context) -> tuple[Gan, Source | None]:
-    """Return the networks an arm starts from, and their catalogue entry.
-
-    Raises:
-        ConfigError: If the source makes images of another size than the data's.
-    """
-    if arm.source == SCRATCH:
-        widths = arm.params.finetune.scratch.model_dump()
-        spec = GanSpec(resolution=data.resolution, channels=data.channels, **widths)
-        return build(spec, arm.params.finetune.seed), None
-    catalogue = Catalogue(Path(arm.params.rank.catalogue))
-    (source,) = catalogue.select([arm.source])
-    gan = catalogue.load(source, ctx.cache)
-    if (gan.spec.resolution, gan.spec.channels) != (data.resolution, data.channels):
-        px, channels = gan.spec.resolution, gan.spec.channels
-        raise ConfigError(
-            f"source {source.name} makes {px} px images of {channels} channels, "
-            f"the data are {data.resolution} px of {data.channels}",
-            f"set data.resolution={px} and data.channels={channels}, or choose another source",
-        )
-    highest = int(data.labels("train").max(initial=-1))
-    if gan.spec.classes and not 0 <= int(data.labels("train").min(initial=0)) <= highest < gan.spec.classes:
-        given = f"the data have {len(data.label_names)} labels"
-        raise ConfigError(
-            f"source {source.name} has {gan.spec.classes} classes, {given}",
-            "put the images in one sub-folder a class, no more than the source has, or choose another",
-        )
-    return gan, source
 
 
 def augmentation(settings: Finetune) -> Any:

@@ -20,7 +20,6 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Generator, build, parameter_count, sample
-from graftgan.gans.spec import GanSpec
 from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
@@ -29,6 +28,7 @@ from graftgan.metrics.precision_recall import covered, precision, recall
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.features import Features, Images, cached, open_extractor
+from graftgan.stages.start import scratch_spec
 
 Row = dict[str, Any]
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
@@ -182,8 +182,7 @@ def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:
     if candidate.source is not None:
         gan = Catalogue(Path(params.rank.catalogue)).load(candidate.source, ctx.cache)
         return gan.generator_ema, candidate.source.sha256
-    data = ImageSet.open(candidate.dataset)
-    spec = GanSpec(resolution=data.resolution, channels=data.channels, **params.finetune.scratch.model_dump())
+    spec = scratch_spec(ImageSet.open(candidate.dataset), params)
     return build(spec, params.rank.seed).generator_ema, digest_text(f"{spec.to_dict()} {params.rank.seed}")
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 
 State = dict[str, Tensor]
 Array = NDArray[np.float64]
@@ -133,7 +133,7 @@ def minibatch_stddev(x: Tensor, group: int) -> Tensor:
     return torch.cat([x, extra], 1)
 
 
-def discriminator(img: Tensor, state: State, spec: GanSpec, labels: Tensor | None = None) -> Tensor:
+def discriminator(img: Tensor, state: State, spec: StyleGAN2Spec, labels: Tensor | None = None) -> Tensor:
     """Images to logits [N, 1]."""
     x = conv(img, state, f"b{spec.resolution}.fromrgb")
     size = spec.resolution

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graftgan.gans.spec import RESOLUTIONS, GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.gans.stylegan2.discriminator import StyleGAN2Discriminator, minibatch_stddev
 
 from . import reference
 from .sizes import DEMO, TINY
 
 
-def _discriminator(spec: GanSpec = TINY, seed: int = 0) -> StyleGAN2Discriminator:
+def _discriminator(spec: StyleGAN2Spec = TINY, seed: int = 0) -> StyleGAN2Discriminator:
     torch.manual_seed(seed)
     net = StyleGAN2Discriminator(spec)
     with torch.no_grad():
@@ -105,10 +105,10 @@ def test_other_channels(channels: int) -> None:
         net(torch.randn(4, 3, 32, 32))
 
 
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize("resolution", StyleGAN2Spec.RESOLUTIONS)
 def test_every_resolution_runs_on_meta(resolution: int) -> None:
     with torch.device("meta"):
-        net = StyleGAN2Discriminator(GanSpec(resolution=resolution, channel_base=16384))
+        net = StyleGAN2Discriminator(StyleGAN2Spec(resolution=resolution, channel_base=16384))
         logits = net(torch.randn(4, 3, resolution, resolution), mbstd_split=2)
     assert logits.shape == (4, 1)
 

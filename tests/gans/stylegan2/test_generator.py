@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftgan.gans.spec import RESOLUTIONS, GanSpec
+from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.gans.stylegan2.generator import StyleGAN2Generator, Synthesis, SynthesisLayer, ToRGB
 
 from . import reference
 from .sizes import DEMO, TINY
 
 
-def _generator(spec: GanSpec = TINY, seed: int = 0) -> StyleGAN2Generator:
+def _generator(spec: StyleGAN2Spec = TINY, seed: int = 0) -> StyleGAN2Generator:
     """A generator with every parameter away from its start: noise on, biases not zero."""
     torch.manual_seed(seed)
     net = StyleGAN2Generator(spec)
@@ -89,9 +89,9 @@ def test_channels_and_layout(channels: int) -> None:
     assert img.dtype is torch.float32
 
 
-@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize("resolution", StyleGAN2Spec.RESOLUTIONS)
 def test_every_resolution_runs_on_meta(resolution: int) -> None:
-    spec = GanSpec(resolution=resolution, channel_base=16384, classes=10)
+    spec = StyleGAN2Spec(resolution=resolution, channel_base=16384, classes=10)
     with torch.device("meta"):
         net = StyleGAN2Generator(spec)
         img = net(torch.randn(2, 512), torch.zeros(2, dtype=torch.long).float()[:, None].expand(2, 10))

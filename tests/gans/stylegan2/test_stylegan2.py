@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from graftgan.gans.base import Gan, build, parameter_count, sample
-from graftgan.gans.spec import GanSpec
-from graftgan.gans.stylegan2 import build_networks
+from graftgan.gans.stylegan2 import StyleGAN2Spec, build_networks
 
 from .sizes import DEMO, TINY
 
+HALF = StyleGAN2Spec(channel_base=16384)
 
-def _on_meta(spec: GanSpec) -> Gan:
+
+def _on_meta(spec: StyleGAN2Spec) -> Gan:
     with torch.device("meta"):
         return build(spec)
 
@@ -32,7 +33,7 @@ def _on_meta(spec: GanSpec) -> Gan:
 def test_parameter_counts_of_the_public_checkpoints(
     resolution: int, channel_base: int, generator: int, discriminator: int
 ) -> None:
-    gan = _on_meta(GanSpec(resolution=resolution, channel_base=channel_base))
+    gan = _on_meta(StyleGAN2Spec(resolution=resolution, channel_base=channel_base))
     assert (parameter_count(gan.generator), parameter_count(gan.discriminator)) == (generator, discriminator)
 
 
@@ -43,9 +44,7 @@ def test_demo_size() -> None:
 
 
 def test_generator_keys_and_shapes_are_the_public_ones() -> None:
-    state = {
-        k: tuple(v.shape) for k, v in _on_meta(GanSpec(channel_base=16384)).generator.state_dict().items()
-    }
+    state = {k: tuple(v.shape) for k, v in _on_meta(HALF).generator.state_dict().items()}
     expected: dict[str, tuple[int, ...]] = {"mapping.w_avg": (512,), "synthesis.b4.const": (512, 4, 4)}
     for i in range(8):
         expected |= {f"mapping.fc{i}.weight": (512, 512), f"mapping.fc{i}.bias": (512,)}
@@ -75,9 +74,7 @@ def test_generator_keys_and_shapes_are_the_public_ones() -> None:
 
 
 def test_discriminator_keys_and_shapes_are_the_public_ones() -> None:
-    state = {
-        k: tuple(v.shape) for k, v in _on_meta(GanSpec(channel_base=16384)).discriminator.state_dict().items()
-    }
+    state = {k: tuple(v.shape) for k, v in _on_meta(HALF).discriminator.state_dict().items()}
     assert len(state) == 64 - 26
     assert state["b256.fromrgb.weight"] == (64, 3, 1, 1)
     assert state["b256.fromrgb.bias"] == (64,)
@@ -93,7 +90,7 @@ def test_discriminator_keys_and_shapes_are_the_public_ones() -> None:
 
 
 def test_conditional_keys() -> None:
-    gan = _on_meta(GanSpec(resolution=32, channel_base=16384, classes=10, mapping_layers=2))
+    gan = _on_meta(StyleGAN2Spec(resolution=32, channel_base=16384, classes=10, mapping_layers=2))
     generator = {k: tuple(v.shape) for k, v in gan.generator.state_dict().items()}
     assert generator["mapping.embed.weight"] == (512, 10)
     assert generator["mapping.fc0.weight"] == (512, 1024)

@@ -16,13 +16,15 @@ squeeze the leading 1 of ``const`` and of the generator's convolution weights.
 
 from __future__ import annotations
 
-from graftgan.gans.spec import GanSpec
 from graftgan.gans.stylegan2.discriminator import StyleGAN2Discriminator
 from graftgan.gans.stylegan2.generator import StyleGAN2Generator
+from graftgan.gans.stylegan2.spec import StyleGAN2Spec
 
-__all__ = ["StyleGAN2Discriminator", "StyleGAN2Generator", "build_networks"]
+__all__ = ["Spec", "StyleGAN2Discriminator", "StyleGAN2Generator", "StyleGAN2Spec", "build_networks"]
+
+Spec = StyleGAN2Spec
 
 
-def build_networks(spec: GanSpec) -> tuple[StyleGAN2Generator, StyleGAN2Discriminator]:
+def build_networks(spec: StyleGAN2Spec) -> tuple[StyleGAN2Generator, StyleGAN2Discriminator]:
     """Build a freshly initialised generator and discriminator for ``spec``."""
     return StyleGAN2Generator(spec), StyleGAN2Discriminator(spec)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftgan.gans.base import Discriminator
-from graftgan.gans.spec import GanSpec
 from graftgan.gans.stylegan2.layers import (
     ACT_GAIN,
     Blur,
@@ -21,6 +20,7 @@ from graftgan.gans.stylegan2.layers import (
     full_precision,
 )
 from graftgan.gans.stylegan2.mapping import LabelMapping
+from graftgan.gans.stylegan2.spec import StyleGAN2Spec
 
 RESIDUAL_GAIN = math.sqrt(0.5)
 MBSTD_EPS = 1e-8
@@ -70,7 +70,7 @@ class Conv(nn.Module):
 class DiscriminatorBlock(nn.Module):
     """Residual block that halves the resolution; the first one also reads the image."""
 
-    def __init__(self, spec: GanSpec, resolution: int) -> None:
+    def __init__(self, spec: StyleGAN2Spec, resolution: int) -> None:
         super().__init__()
         inner, out = spec.width(resolution), spec.width(resolution // 2)
         self.fromrgb = Conv(spec.channels, inner, 1) if resolution == spec.resolution else None
@@ -119,7 +119,7 @@ def minibatch_stddev(x: Tensor, group: int, split: int = 1) -> Tensor:
 class Epilogue(nn.Module):
     """The 4x4 block, in float32: minibatch standard deviation, a convolution and two linear layers."""
 
-    def __init__(self, spec: GanSpec) -> None:
+    def __init__(self, spec: StyleGAN2Spec) -> None:
         super().__init__()
         width = spec.width(4)
         self.mbstd_group = spec.mbstd_group
@@ -137,7 +137,9 @@ class Epilogue(nn.Module):
 class StyleGAN2Discriminator(Discriminator):
     """Residual discriminator (Karras et al. 2020, figure 7): blocks ``b{R}, ..., b8, b4``."""
 
-    def __init__(self, spec: GanSpec) -> None:
+    spec: StyleGAN2Spec
+
+    def __init__(self, spec: StyleGAN2Spec) -> None:
         super().__init__()
         self.spec = spec
         for resolution in reversed(spec.block_resolutions[1:]):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftgan.gans.base import Generator, NoiseMode
-from graftgan.gans.spec import GanSpec
 from graftgan.gans.stylegan2.layers import (
     ACT_GAIN,
     Blur,
@@ -22,6 +21,7 @@ from graftgan.gans.stylegan2.layers import (
     upsample_image,
 )
 from graftgan.gans.stylegan2.mapping import Mapping
+from graftgan.gans.stylegan2.spec import StyleGAN2Spec
 
 DEMOD_EPS = 1e-8
 
@@ -112,7 +112,7 @@ class ToRGB(nn.Module):
 class SynthesisBlock(nn.Module):
     """All layers of one resolution; the 4x4 block starts from a learnt constant."""
 
-    def __init__(self, spec: GanSpec, resolution: int) -> None:
+    def __init__(self, spec: StyleGAN2Spec, resolution: int) -> None:
         super().__init__()
         out, w_dim = spec.width(resolution), spec.w_dim
         self.first = resolution == 4
@@ -140,7 +140,7 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """Styles to an image: blocks ``b4, b8, ...``."""
 
-    def __init__(self, spec: GanSpec) -> None:
+    def __init__(self, spec: StyleGAN2Spec) -> None:
         super().__init__()
         self.spec = spec
         for resolution in spec.block_resolutions:
@@ -175,7 +175,9 @@ class Synthesis(nn.Module):
 class StyleGAN2Generator(Generator):
     """Mapping and synthesis networks (Karras et al. 2020)."""
 
-    def __init__(self, spec: GanSpec) -> None:
+    spec: StyleGAN2Spec
+
+    def __init__(self, spec: StyleGAN2Spec) -> None:
         super().__init__()
         self.spec = spec
         self.mapping = Mapping(spec)

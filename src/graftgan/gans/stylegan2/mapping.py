@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftgan.gans.spec import GanSpec
 from graftgan.gans.stylegan2.layers import (
     FullyConnected,
     at_least_float32,
     full_precision,
     normalise_second_moment,
 )
+from graftgan.gans.stylegan2.spec import StyleGAN2Spec
 
 LR_MULTIPLIER = 0.01
 W_AVG_BETA = 0.998
@@ -61,7 +61,7 @@ class Mapping(_FcStack):
 
     w_avg: Tensor
 
-    def __init__(self, spec: GanSpec) -> None:
+    def __init__(self, spec: StyleGAN2Spec) -> None:
         super().__init__(spec.z_dim, spec.w_dim, spec.mapping_layers, spec.classes)
         self.z_dim = spec.z_dim
         self.num_ws = spec.num_ws
@@ -106,7 +106,7 @@ class Mapping(_FcStack):
 class LabelMapping(_FcStack):
     """Class ids to the vectors that the discriminator's output is projected on (Miyato & Koyama 2018)."""
 
-    def __init__(self, spec: GanSpec, out_features: int) -> None:
+    def __init__(self, spec: StyleGAN2Spec, out_features: int) -> None:
         super().__init__(0, out_features, spec.label_layers, spec.classes)
 
     def forward(self, labels: Tensor | None) -> Tensor:
