@@ -65,20 +65,12 @@ def code_digest() -> str:
 
 def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the input and output paths of a stage in the folder layout `out/STAGE/PORT`."""
-    inputs = {name: out.joinpath(*origin.split(".")) for name, origin in spec.inputs.items()}
+    inputs = {}
     for name, origin in spec.inputs.items():
         writer, port = origin.split(".")
-        if not stage(writer).port(port).folder:
-            inputs[name] = inputs[name].with_suffix(suffix_of(port))
-    outputs = {
-        p.name: out / spec.name / (p.name if p.folder else p.name + suffix_of(p.name)) for p in spec.outputs
-    }
+        inputs[name] = out / writer / stage(writer).port(port).file_name
+    outputs = {port.name: out / spec.name / port.file_name for port in spec.outputs}
     return inputs, outputs | {"result": out / spec.name / "result.json"}
-
-
-def suffix_of(port: str) -> str:
-    """Return the file suffix of a port that is a single file."""
-    return ".html" if port == "report" else ".json"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PortKind = Literal["dataset", "model", "metrics", "html", "markdown", "artifact"]
+SUFFIXES: dict[PortKind, str] = {"html": ".html", "markdown": ".md"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Port:
     help: str
     folder: bool = True
     volatile: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """Name under `out/STAGE/`: a file has the suffix of its kind."""
+        return self.name if self.folder else self.name + SUFFIXES.get(self.kind, ".json")
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,10 @@ STAGES: tuple[StageSpec, ...] = (
             "models": "finetune.models",
             "scores": "evaluate.scores",
         },
-        outputs=(Port("report", "html", "self-contained HTML report", folder=False),),
+        outputs=(
+            Port("report", "html", "self-contained HTML report", folder=False),
+            Port("verdict", "markdown", "the verdict and the scores as Markdown", folder=False),
+        ),
         params=("data", "rank", "finetune", "evaluate", "report"),
     ),
     StageSpec(
