@@ -1,4 +1,4 @@
-"""The report stage: one HTML file that shows and explains what all other stages found, and a short verdict."""
+"""The report stage: one HTML file that shows and explains what all other stages found, and the verdict."""
 
 from __future__ import annotations
 
