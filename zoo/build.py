@@ -19,13 +19,14 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftgan.checkpoints.catalogue import card as read_card
 from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
-from graftgan.config import Budget, Finetune
+from graftgan.config import Budget, Evaluate, Finetune
 from graftgan.context import Context, StopSignal
 from graftgan.contract import atomic_path, digest_file, write_json, write_text
-from graftgan.gans.base import Generator, build, parameter_count, sample
+from graftgan.gans.base import Gan, Generator, build, parameter_count, sample
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.metrics.features import make_extractor
+from graftgan.metrics.scores import ScoreSettings, evaluate_features, metric_name
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
@@ -36,8 +37,11 @@ from graftgan.training.trainer import Trainer
 ZOO = Path(__file__).resolve().parent
 DATA = ZOO.parent / "data"
 STATES = ZOO.parent / ".graftgan" / "zoo"
-SCORED_SAMPLES = 1000
+SCORED_IMAGES = 500
+CARD_SCORES = ("fd", "kid", "precision", "recall", "density", "coverage")
 SHEET_SEED = 0
+# A snapshot lies on the way to the whole run, whose learning rates are still constant there.
+SNAPSHOT = {"lr_cooldown": 0.0}
 
 
 class KeepLast:
@@ -72,8 +76,7 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():
             continue
-        # A snapshot lies on the way to the whole run, whose learning rates are still constant there.
-        steady = {} if name == recipe["name"] else {"lr_cooldown": 0.0}
+        steady = {} if name == recipe["name"] else SNAPSHOT
         settings = Finetune(
             **{**recipes["training"], **recipe.get("training", {}), **steady},
             budget=Budget(kimg=kimg),
@@ -96,6 +99,25 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
             save_gan(trainer.gan, folder)
 
 
+def scores_of(gan: Gan, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return scores of samples against images of the training set, with what is needed to repeat them."""
+    extractor = make_extractor(Evaluate().extractor)
+    real = extractor(images_of(recipe["data"], gan.spec.resolution, recipe.get("images"))[:SCORED_IMAGES])
+    fake = extractor(sample(gan.generator_ema, SCORED_IMAGES, SHEET_SEED))
+    names = [metric_name(metric, extractor.protocol) for metric in CARD_SCORES]
+    neighbours = min(3, len(real) - 1)
+    settings = ScoreSettings(k_precision_recall=neighbours, k_density_coverage=neighbours)
+    found = evaluate_features(fake, real, None, extractor.protocol, settings=settings)
+    return {
+        "against": "training images", "n_fake": len(fake), "n_real": len(real),
+        "protocol": extractor.protocol, "neighbours": neighbours,
+        "values": {
+            s.name: {"value": s.value, "low": s.low, "high": s.high, "floor": s.floor}
+            for s in found if s.name in names
+        },
+    }  # fmt: skip
+
+
 def finish(recipes: dict[str, Any]) -> None:
     """Write card, samples and catalogue entry of every stored source."""
     licences = {
@@ -109,19 +131,19 @@ def finish(recipes: dict[str, Any]) -> None:
             save_png(sheet(sample(gan.generator_ema, 64, SHEET_SEED), 8, cell_px=64), folder / "samples.png")
             data = licences[recipe["data"]]
             title = recipe["title"] if name == recipe["name"] else f"{recipe['title']}, after {kimg} kimg"
-            known = read_card(folder)
+            steady = {} if name == recipe["name"] else SNAPSHOT
             card = {
                 "name": name, "title": title, "domain": recipe["domain"], "kimg": kimg,
                 "data": {"name": recipe["data"], "licence": data["licence"], "attribution": data["designer"],
                          "images": recipe.get("images") or data["images"]},
-                "recipe": {**recipes["training"], **recipe.get("training", {})},
+                "recipe": {**recipes["training"], **recipe.get("training", {}), **steady},
                 "network": gan.spec.to_dict(),
                 "parameters": {
                     "generator": parameter_count(gan.generator),
                     "discriminator": parameter_count(gan.discriminator),
                 },
                 "notes": recipe.get("notes", ""),
-                **{key: known[key] for key in ("scores", "protocol") if key in known},
+                "scores": scores_of(gan, recipe),
             }  # fmt: skip
             write_json(folder / "card.json", card)
             entries.append({
