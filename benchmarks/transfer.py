@@ -3,7 +3,7 @@
 Every source of the zoo and scratch are adapted to three targets with three seeds each, at one budget; the
 table gives test KID. Finished runs are kept in `--work`: an interrupted benchmark goes on where it was.
 
-    python benchmarks/transfer.py [--kimg 8] [--seeds 3] [--targets micah adventurer notionists]
+    python benchmarks/transfer.py [--kimg 5] [--seeds 3] [--targets micah adventurer notionists]
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, cache_home, default_paths
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import kid
+from graftgan.metrics.scores import require_same_protocol
 from graftgan.parallel import run_all
 from graftgan.params import load
 from graftgan.runner import run_stage
@@ -139,7 +140,7 @@ def summarise(ranking: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, 
 def main() -> None:
     """Run everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kimg", type=float, default=8.0)
+    parser.add_argument("--kimg", type=float, default=5.0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--targets", nargs="+", default=["micah", "adventurer", "notionists"])
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "transfer")
@@ -163,7 +164,7 @@ def main() -> None:
         ]  # fmt: skip
         ctx = Context(state=folder / "states", cache=cache_home(), stop=stop)
         runs = run_all(adapt, arms, ctx, params.runtime.threads, arguments.workers)
-        results["protocol"] = runs[0]["protocol"]
+        results["protocol"] = require_same_protocol(*(run["protocol"] for run in runs))
         results["targets"][target] = summarise(ranking, runs)
         write_json(RESULTS / "transfer.json", results)
         write_text(RESULTS / "transfer.md", table(results, arguments.kimg))
