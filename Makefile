@@ -42,6 +42,7 @@ format: setup ## rewrite the style
 
 bench: setup ## all benchmarks that need no GPU, into benchmarks/results
 	$(THREADS) $(BIN)/python benchmarks/startup.py
+	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
 
 docs: setup ## the pictures of README and docs, from a finished run
