@@ -46,7 +46,7 @@ def settings_of(target: str, seed: int, kimg: float) -> Params:
         "rank.catalogue": f"{ROOT}/zoo/catalogue.yaml",
         "finetune.seed": seed,
         "finetune.budget": f"{{kimg: {kimg}}}",
-        "finetune.evaluate_every_kimg": kimg / 2,
+        "finetune.evaluate_every_kimg": kimg,
         "track.mode": "off",
     }
     return load(ROOT / "params.yaml", [f"{key}={value}" for key, value in wanted.items()])
