@@ -35,6 +35,31 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """Map ``z`` [N, z_dim] and class ids [N] to float32 images [N, channels, R, R] around [-1, 1]."""
 
+    def freeze_statistics(self, frozen: bool = True) -> None:
+        """Keep stored batch statistics as they are while training; most families have none."""
+
+
+class StyledGenerator(Generator):
+    """A generator in two parts, latents to styles and styles to images, so that styles can be mixed."""
+
+    mapping: nn.Module
+    synthesis: nn.Module
+
+    def mixed_styles(self, z: Tensor, labels: Tensor | None = None, mixing_prob: float = 0.9) -> Tensor:
+        """Map ``z`` to ``ws``, with probability ``mixing_prob`` taking later layers from fresh latents.
+
+        The crossover is drawn once a call, uniformly among the layers (Karras et al. 2019, section 3.1).
+
+        Returns:
+            ``ws`` [N, num_ws, w_dim] for ``synthesis``.
+        """
+        ws: Tensor = self.mapping(z, labels)
+        if float(torch.rand((), device="cpu")) >= mixing_prob:
+            return ws
+        cutoff = int(torch.randint(1, ws.shape[1], (), device="cpu"))
+        other = self.mapping(torch.randn_like(z), labels, update_w_avg=False)
+        return torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
+
 
 class Discriminator(nn.Module, ABC):
     """Images to one logit each. Every family's discriminator is one of these."""

@@ -12,6 +12,10 @@ from graftgan.errors import ConfigError
 IMAGE_CHANNELS = (1, 3, 4)
 FAMILIES: dict[str, str] = {
     "stylegan2": "graftgan.gans.stylegan2",
+    "stylegan3": "graftgan.gans.stylegan3",
+    "biggan": "graftgan.gans.biggan",
+    "biggan_deep": "graftgan.gans.biggan_deep",
+    "resnet_gan": "graftgan.gans.resnet_gan",
 }
 """Family name -> module that offers `Spec` and `build_networks(spec) -> (Generator, Discriminator)`."""
 

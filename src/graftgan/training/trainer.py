@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from graftgan.config import Finetune
 from graftgan.data.dataset import order
 from graftgan.device import pick_dtype
-from graftgan.gans.base import Discriminator, Gan, Generator, autocast, draw_latents
+from graftgan.errors import ConfigError
+from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, autocast, draw_latents
 from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
@@ -102,9 +103,11 @@ class Trainer:
         networks: tuple[Any, ...] = (gan.generator, gan.discriminator, gan.generator_ema)
         for network in networks:
             network.to(memory_format=torch.channels_last)
-        synthesis: Any = gan.generator.synthesis
-        self._synthesis = synthesis
-        self._synthesize = torch.compile(synthesis) if compiled else synthesis
+        self.styled = isinstance(gan.generator, StyledGenerator)
+        _check_styled(self.styled, settings)
+        draw: Any = gan.generator.synthesis if self.styled else gan.generator
+        self._plain_draw = draw
+        self._draw = torch.compile(draw) if compiled else draw
         self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
 
     def seed_noise(self) -> None:
@@ -154,15 +157,21 @@ class Trainer:
             return cast(Tensor, generator.mixed_styles(self._latents(count), labels, mixing))
         return cast(Tensor, generator.mapping(self._latents(count), labels))
 
+    def _fakes(self, labels: Tensor | None) -> Tensor:
+        count = self.settings.batch
+        given = (self._styles(labels, count),) if self.styled else (self._latents(count), labels)
+        fakes: Tensor = self._draw(*given)
+        return fakes
+
     def _phase_g(self, labels: Tensor | None) -> Tensor:
         with self._updating(self.gan.generator, self.adam_g, "grad_norm_g"):
             with autocast(self.device, self.dtype):
-                fakes = self._synthesize(self._styles(labels, self.settings.batch))
+                fakes = self._fakes(labels)
                 logits = self._judge(self.augment(fakes, self.rng), labels)
             loss = generator_loss(logits)
             self._backward(loss)
         self.meter.add("loss_g", loss)
-        return cast(Tensor, fakes.detach())
+        return fakes.detach()
 
     def _backward(self, loss: Tensor) -> None:
         torch.autograd.backward(self.scaler.scale(loss))
@@ -173,7 +182,7 @@ class Trainer:
         with self._updating(self.gan.generator, self.adam_g, None):
             part = None if labels is None else labels[:count]
             ws = self._styles(part, count)
-            images = self._synthesis(ws)
+            images = self._plain_draw(ws)
             noise = torch.randn(images.shape, generator=self.rng).to(self.device)
             lengths = path_lengths(images, ws, noise)
             self.path_mean.lerp_(lengths.detach().mean(), PATH_LENGTH_DECAY)
@@ -279,6 +288,15 @@ class Trainer:
         self.rng.set_state(state["rng"])
         restore_rng(state["global_rng"], self.device)
         self.meter.load_state_dict(state["meter"], self.device)
+
+
+def _check_styled(styled: bool, settings: Finetune) -> None:
+    for key in ("style_mixing", "path_length_weight"):
+        if getattr(settings, key) and not styled:
+            raise ConfigError(
+                f"finetune.{key} is {getattr(settings, key):g}, but the source's generator has no styles",
+                f"set finetune.{key}=0, or choose a StyleGAN source",
+            )
 
 
 def _adam(network: nn.Module, lr: float, lazy_interval: int) -> torch.optim.Adam:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftgan.gans.base import Generator, NoiseMode
+from graftgan.gans.base import NoiseMode, StyledGenerator
 from graftgan.gans.stylegan2.layers import (
     ACT_GAIN,
     Blur,
@@ -172,7 +172,7 @@ class Synthesis(nn.Module):
         return cast(Tensor, img)
 
 
-class StyleGAN2Generator(Generator):
+class StyleGAN2Generator(StyledGenerator):
     """Mapping and synthesis networks (Karras et al. 2020)."""
 
     spec: StyleGAN2Spec
@@ -192,18 +192,3 @@ class StyleGAN2Generator(Generator):
     ) -> Tensor:
         """Map ``z`` [N, z_dim] (and class ids [N]) to float32 images [N, channels, R, R]."""
         return cast(Tensor, self.synthesis(self.mapping(z, labels, truncation_psi), noise_mode))
-
-    def mixed_styles(self, z: Tensor, labels: Tensor | None = None, mixing_prob: float = 0.9) -> Tensor:
-        """Map ``z`` to ``ws``, with probability ``mixing_prob`` taking later layers from fresh latents.
-
-        The crossover is drawn once a call, uniformly among the layers (Karras et al. 2019, section 3.1).
-
-        Returns:
-            ``ws`` [N, num_ws, w_dim] for :meth:`Synthesis.forward`.
-        """
-        ws = cast(Tensor, self.mapping(z, labels))
-        if float(torch.rand((), device="cpu")) >= mixing_prob:
-            return ws
-        cutoff = int(torch.randint(1, self.spec.num_ws, (), device="cpu"))
-        other = cast(Tensor, self.mapping(torch.randn_like(z), labels, update_w_avg=False))
-        return torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
