@@ -228,8 +228,8 @@ def test_a_spec_that_describes_no_network_is_refused(folder: Path, content: str,
 
 
 def test_an_unknown_family_is_refused(folder: Path) -> None:
-    (folder / SPEC).write_text(json.dumps({**TINY.to_dict(), "family": "biggan"}))
-    with pytest.raises(Exception, match="biggan"):
+    (folder / SPEC).write_text(json.dumps({**TINY.to_dict(), "family": "biggish"}))
+    with pytest.raises(Exception, match="biggish"):
         load_gan(folder)
 
 

@@ -76,9 +76,15 @@ def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tenso
     return tensors
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that others may read; the library alone makes it private to its owner."""
-    save_file(tensors, path)
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file that others may read; the library alone makes it private to its owner.
+
+    Args:
+        tensors: Names and tensors, which share no memory.
+        path: File to write.
+        metadata: One entry at most: the order of several is not the same in every process.
+    """
+    save_file(tensors, path, metadata)
     path.chmod(0o644)
 
 
@@ -146,8 +152,15 @@ def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
         MissingInput: If a file is absent.
         CheckpointError: If the file is damaged, or a tensor does not fit.
     """
-    spec = read_spec(folder / SPEC)
-    tensors = read_tensors(folder / weights)
+    return assemble(read_spec(folder / SPEC), read_tensors(folder / weights), folder / weights)
+
+
+def assemble(spec: GanSpec, tensors: dict[str, Tensor], origin: Path) -> Gan:
+    """Build the networks of a spec from the tensors of all of them, strictly.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, of another shape, or not finite.
+    """
     gan = build(spec, seed=0)
     for network in NETWORKS:
         prefix = f"{network}."
@@ -155,9 +168,8 @@ def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
         if network == "discriminator" and not part:
             gan.fresh = (network,)
             continue
-        load_network(getattr(gan, network), part, folder / weights)
+        load_network(getattr(gan, network), part, origin)
     strays = [name for name in tensors if name.split(".")[0] not in NETWORKS]
     if strays:
-        message = f"{folder / weights} holds unknown tensors: {', '.join(strays[:3])}"
-        raise CheckpointError(message, "use another file")
+        raise CheckpointError(f"{origin} holds unknown tensors: {', '.join(strays[:3])}", "use another file")
     return gan
