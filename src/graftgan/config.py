@@ -174,6 +174,9 @@ class Finetune(Section):
     freeze_d_layers: Annotated[int, Field(ge=0)] = Field(
         4, description="With method freeze_d: D's layers from the image side that stay fixed (4, 7, 10, ...)."
     )
+    fresh_discriminator: bool = Field(
+        False, description="Train a fresh D beside a source that was published without one."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto is bf16 where the device computes in it, else fp32."
     )

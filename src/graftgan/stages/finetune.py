@@ -117,15 +117,19 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     settings = arm.params.finetune
     device = pick_device(arm.params.runtime.device)
     data = ImageSet.open(arm.dataset)
-    gan, source = starting_point(arm.source, data, arm.params, ctx.cache)
+    start = starting_point(arm.source, data, arm.params, ctx.cache)
+    gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
     chosen_method.apply(gan, settings)
+    # A small set's batches would overwrite the statistics that the source learnt from many images.
+    gan.generator.freeze_statistics(source is not None)
     images = data.images("train")
     if len(images) < 2:
         raise DataError(
             f"there are {len(images)} training images", "add images or lower the shares of data.split"
         )
-    labels = data.labels("train") if gan.spec.classes else None
+    # Images without labels are all of the one class that a source with classes is then given.
+    labels = np.maximum(data.labels("train"), 0) if gan.spec.classes else None
     trainer = Trainer(
         gan,
         images,
@@ -137,6 +141,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         arm.params.runtime.compile,
     )
     judge, warnings = make_judge(data, arm.params, ctx)
+    warnings += start.changes
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
     if history.rollbacks:

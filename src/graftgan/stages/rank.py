@@ -28,7 +28,7 @@ from graftgan.metrics.precision_recall import covered, precision, recall
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.features import Features, Images, cached, open_extractor
-from graftgan.stages.start import scratch_spec
+from graftgan.stages.start import can_fit, scratch_spec
 
 Row = dict[str, Any]
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
@@ -103,7 +103,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
 def compatible(
     catalogue: Catalogue, params: Params, data: ImageSet, ctx: Context
 ) -> tuple[list[Source], list[str]]:
-    """Return the selected sources whose images have the data's size, and warnings about the others.
+    """Return the selected sources that can be trained on the data, and warnings about the others.
 
     Raises:
         ConfigError: If none fits.
@@ -111,7 +111,7 @@ def compatible(
     fits, warnings = [], []
     for source in catalogue.select(params.rank.sources):
         spec = catalogue.spec(source, ctx.cache)
-        if (spec.resolution, spec.channels) == (data.resolution, data.channels):
+        if can_fit(spec, data):
             fits.append(source)
         else:
             size = f"{spec.resolution} px images of {spec.channels} channels"

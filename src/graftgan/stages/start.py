@@ -1,7 +1,8 @@
-"""What a run starts from: a source of the catalogue that fits the data, or nothing."""
+"""What a run starts from: a source of the catalogue, made to fit the data, or nothing."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
@@ -9,7 +10,26 @@ from graftgan.config import Params
 from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, build
+from graftgan.gans.reclass import reclass
+from graftgan.gans.spec import GanSpec, family_module
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+
+FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Networks to train, and how they came to fit the data.
+
+    Attributes:
+        gan: The networks.
+        source: Their catalogue entry, or None for a run from scratch.
+        changes: Sentences about what had to be changed.
+    """
+
+    gan: Gan
+    source: Source | None
+    changes: tuple[str, ...] = ()
 
 
 def scratch_spec(data: ImageSet, params: Params) -> StyleGAN2Spec:
@@ -18,29 +38,71 @@ def scratch_spec(data: ImageSet, params: Params) -> StyleGAN2Spec:
     return StyleGAN2Spec(resolution=data.resolution, channels=data.channels, **widths)
 
 
-def starting_point(name: str, data: ImageSet, params: Params, cache: Path) -> tuple[Gan, Source | None]:
-    """Return the networks a run starts from, and their catalogue entry.
+def can_fit(spec: GanSpec, data: ImageSet) -> bool:
+    """Tell whether networks of this spec can be trained on the data."""
+    same = (spec.resolution, spec.channels) == (data.resolution, data.channels)
+    return same or hasattr(family_module(spec.family), "refit")
+
+
+def starting_point(name: str, data: ImageSet, params: Params, cache: Path) -> Start:
+    """Return the networks a run starts from.
 
     Raises:
-        ConfigError: If the source makes images of another size than the data's.
+        ConfigError: If the source makes images of another size and its family cannot be cut or grown, or if
+            it has no discriminator and `finetune.fresh_discriminator` is not set.
     """
+    seed = params.finetune.seed
     if name == SCRATCH:
-        return build(scratch_spec(data, params), params.finetune.seed), None
+        return Start(build(scratch_spec(data, params), seed), None)
     catalogue = Catalogue(Path(params.rank.catalogue))
     (source,) = catalogue.select([name])
-    gan = catalogue.load(source, cache)
-    if (gan.spec.resolution, gan.spec.channels) != (data.resolution, data.channels):
-        px, channels = gan.spec.resolution, gan.spec.channels
+    gan, changes = _sized(catalogue.load(source, cache), source, data, seed)
+    gan, about_classes = _classed(gan, source, data)
+    return Start(gan, source, (*changes, *about_classes, *_with_discriminator(gan, source, params)))
+
+
+def _sized(gan: Gan, source: Source, data: ImageSet, seed: int) -> tuple[Gan, list[str]]:
+    px, channels = gan.spec.resolution, gan.spec.channels
+    if (px, channels) == (data.resolution, data.channels):
+        return gan, []
+    if not can_fit(gan.spec, data):
         raise ConfigError(
             f"source {source.name} makes {px} px images of {channels} channels, "
             f"the data are {data.resolution} px of {data.channels}",
             f"set data.resolution={px} and data.channels={channels}, or choose another source",
         )
+    refitted, new = family_module(gan.spec.family).refit(gan, data.resolution, data.channels, seed)
+    verb = "cut" if data.resolution < px else "grown"
+    size = f"{data.resolution} px and {data.channels} channels"
+    return refitted, [f"source {source.name} was {verb} to {size}: {len(new)} tensors are new"]
+
+
+def _classed(gan: Gan, source: Source, data: ImageSet) -> tuple[Gan, list[str]]:
+    lowest = int(data.labels("train").min(initial=0))
     highest = int(data.labels("train").max(initial=-1))
-    if gan.spec.classes and not 0 <= int(data.labels("train").min(initial=0)) <= highest < gan.spec.classes:
-        given = f"the data have {len(data.label_names)} labels"
+    if not gan.spec.classes:
+        unused = f"source {source.name} has no classes: the labels of the images are not used"
+        return gan, [unused] if highest > 0 else []
+    if 0 <= lowest <= highest < gan.spec.classes:
+        return gan, []
+    if lowest < 0 <= highest:
         raise ConfigError(
-            f"source {source.name} has {gan.spec.classes} classes, {given}",
-            "put the images in one sub-folder a class, no more than the source has, or choose another",
+            f"source {source.name} has classes, but some of the images have no label",
+            "put all images in sub-folders, one a class, or none",
         )
-    return gan, source
+    classes = max(highest + 1, 1)
+    text = (
+        f"source {source.name} has {gan.spec.classes} classes, the run {classes}: each starts as their mean"
+    )
+    return reclass(gan, classes), [text]
+
+
+def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
+    if "discriminator" not in gan.fresh:
+        return []
+    if not params.finetune.fresh_discriminator:
+        raise ConfigError(
+            f"source {source.name} has no discriminator: {FRESH_D_RESULT}",
+            "choose another source, or set finetune.fresh_discriminator=true",
+        )
+    return [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]

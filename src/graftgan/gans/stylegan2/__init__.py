@@ -18,9 +18,12 @@ from __future__ import annotations
 
 from graftgan.gans.stylegan2.discriminator import StyleGAN2Discriminator
 from graftgan.gans.stylegan2.generator import StyleGAN2Generator
+from graftgan.gans.stylegan2.refit import refit
 from graftgan.gans.stylegan2.spec import StyleGAN2Spec
 
-__all__ = ["Spec", "StyleGAN2Discriminator", "StyleGAN2Generator", "StyleGAN2Spec", "build_networks"]
+__all__ = [
+    "Spec", "StyleGAN2Discriminator", "StyleGAN2Generator", "StyleGAN2Spec", "build_networks", "refit",
+]  # fmt: skip
 
 Spec = StyleGAN2Spec
 

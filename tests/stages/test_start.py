@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file, save_file
+
+from graftgan.checkpoints.catalogue import SCRATCH
+from graftgan.checkpoints.store import WEIGHTS
+from graftgan.contract import digest_file
+from graftgan.data.dataset import ImageSet
+from graftgan.errors import ConfigError
+from graftgan.params import load
+from graftgan.stages.start import Start, can_fit, starting_point
+from stages.models import tiny_spec
+from stages.test_finetune import Workshop
+
+
+def start(root: Path, dataset: dict[str, Any] | None = None, name: str = "near", **spec: Any) -> Start:
+    """Start from a source with this spec on a set of this kind."""
+    workshop = Workshop(root).furnish(**dataset or {})
+    entry = workshop.source("near", 1, **spec) | {"resolution": spec.get("resolution", 32)}
+    (root / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
+    return begin(workshop, name)
+
+
+def begin(workshop: Workshop, name: str = "near", **changes: Any) -> Start:
+    data = ImageSet.open(workshop.out / "prepare" / "dataset")
+    return starting_point(name, data, load(None, workshop.assignments(**changes)), workshop.root / "cache")
+
+
+def test_a_source_that_fits_is_left_as_it_is(tmp_path: Path) -> None:
+    found = start(tmp_path)
+    assert found.source is not None and found.source.name == "near"
+    assert found.changes == () and found.gan.spec == tiny_spec()
+
+
+def test_scratch_has_no_source(tmp_path: Path) -> None:
+    found = start(tmp_path, name=SCRATCH)
+    assert found.source is None and found.gan.spec.resolution == 32
+
+
+@pytest.mark.parametrize(("resolution", "verb"), [(64, "cut"), (128, "cut")])
+def test_a_source_of_larger_images_is_cut_and_says_so(tmp_path: Path, resolution: int, verb: str) -> None:
+    found = start(tmp_path, resolution=resolution)
+    assert found.gan.spec.resolution == 32
+    assert found.changes == (f"source near was {verb} to 32 px and 3 channels: 2 tensors are new",)
+
+
+def test_other_channels_are_reconciled(tmp_path: Path) -> None:
+    found = start(tmp_path, {"channels": 1})
+    assert found.gan.spec.channels == 1 and "1 channels" in found.changes[0]
+
+
+def test_a_source_with_classes_learns_images_without_labels_as_one_class(tmp_path: Path) -> None:
+    found = start(tmp_path, classes=4)
+    assert found.gan.spec.classes == 1
+    assert "4 classes, the run 1" in found.changes[0]
+
+
+def test_more_labels_than_classes_start_from_the_mean(tmp_path: Path) -> None:
+    found = start(tmp_path, {"labels": 5}, classes=3)
+    assert found.gan.spec.classes == 5
+
+
+def test_labels_that_a_source_has_classes_for_are_used_as_they_are(tmp_path: Path) -> None:
+    found = start(tmp_path, {"labels": 2}, classes=3)
+    assert found.gan.spec.classes == 3 and found.changes == ()
+
+
+def test_labels_are_left_out_with_a_source_without_classes(tmp_path: Path) -> None:
+    found = start(tmp_path, {"labels": 2})
+    assert found.gan.spec.classes == 0 and "labels of the images are not used" in found.changes[0]
+
+
+def test_a_generator_alone_is_refused_unless_a_fresh_discriminator_is_asked_for(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path).furnish()
+    entry = workshop.source("near", 1)
+    weights = tmp_path / "near" / WEIGHTS
+    save_file({k: v for k, v in load_file(weights).items() if not k.startswith("discriminator")}, weights)
+    (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump([entry | {"sha256": digest_file(weights)}]))
+    with pytest.raises(ConfigError, match="has no discriminator") as error:
+        begin(workshop)
+    assert "finetune.fresh_discriminator=true" in error.value.remedy and "2022" in str(error.value)
+    found = begin(workshop, finetune__fresh_discriminator="true")
+    assert found.gan.fresh == ("discriminator",) and "fresh one is trained" in found.changes[0]
+
+
+def test_families_that_can_be_cut_fit_other_sizes(tmp_path: Path) -> None:
+    Workshop(tmp_path).furnish()
+    data = ImageSet.open(tmp_path / "out" / "prepare" / "dataset")
+    assert can_fit(tiny_spec(resolution=64), data)
