@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from graftgan.checkpoints.convert import converted
 from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, read_spec
 from graftgan.contract import atomic_path, digest_file
 from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
@@ -30,9 +31,11 @@ class Source(BaseModel):
 
     Attributes:
         name: Unique name, used in `rank.sources` and `rank.choose`.
-        path: Checkpoint folder, relative to the catalogue file.
-        url: Address of the weights file, with the spec at the same address but for its name.
-        sha256: Digest of the weights file.
+        path: Checkpoint folder, or file of a public format, relative to the catalogue file.
+        url: Address of the weights file, with the spec at the same address but for its name; or of a file of
+            a public format.
+        sha256: Digest of the weights file, or of the public file.
+        format: `graftgan`, or `public` for a file that another project wrote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +44,7 @@ class Source(BaseModel):
     path: str | None = None
     url: Annotated[str, Field(pattern=r"^(https|file)://")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    format: Literal["graftgan"] = "graftgan"
+    format: Literal["graftgan", "public"] = "graftgan"
     title: str = ""
     domain: list[str] = Field(default_factory=list)
     licence: str = "unknown"
@@ -89,12 +92,14 @@ class Catalogue:
         return [by_name[name] for name in names]
 
     def folder(self, source: Source, cache: Path) -> Path:
-        """Return the checkpoint folder of an entry, fetched if need be, with its digest checked.
+        """Return the checkpoint folder of an entry, fetched, checked by digest, and converted if need be.
 
         Raises:
             MissingInput: If the file is absent.
             CheckpointError: If its sha256 is not the recorded one.
         """
+        if source.format == "public":
+            return self._converted(source, cache)
         folder = self.path.parent / source.path if source.path else _fetch(source, cache)
         weights = folder / WEIGHTS
         if not weights.is_file():
@@ -104,6 +109,15 @@ class Catalogue:
         again = "delete the file to fetch it again" if source.url else "fetch the file again"
         _check_digest(source, weights, f"{again}, or correct the entry in {self.path} if you trust it")
         return folder
+
+    def _converted(self, source: Source, cache: Path) -> Path:
+        file = self.path.parent / source.path if source.path else _fetch_file(source, cache)
+        if not file.is_file():
+            raise MissingInput(
+                f"source {source.name}: {file} does not exist", f"correct its path in {self.path}"
+            )
+        _check_digest(source, file, f"correct the entry in {self.path} if you trust the file")
+        return converted(file, source.sha256, cache)
 
     def spec(self, source: Source, cache: Path) -> GanSpec:
         """Return the spec of an entry's networks.
@@ -167,6 +181,17 @@ def _fetch(source: Source, cache: Path) -> Path:
                         source, temporary, "correct the address, or the sha256 if you trust the file"
                     )
     return folder
+
+
+def _fetch_file(source: Source, cache: Path) -> Path:
+    assert source.url is not None
+    file = cache / "sources" / f"{source.sha256}.public"
+    if not file.is_file():
+        logging.getLogger("graftgan").info("fetching %s", source.url)
+        with atomic_path(file) as temporary:
+            download(source.url, temporary)
+            _check_digest(source, temporary, "correct the address, or the sha256 if you trust the file")
+    return file
 
 
 def _check_digest(source: Source, weights: Path, remedy: str) -> None:
