@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from graftgan.checkpoints.store import load_gan, save_gan
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build, sample
@@ -39,6 +41,15 @@ def trainer(family: str, **settings: Any) -> Trainer:
 
 def test_every_family_is_here() -> None:
     assert set(SIZES) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_spec_and_its_networks_survive_a_folder(family: str, tmp_path: Path) -> None:
+    gan = build(GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family]}), seed=1)
+    save_gan(gan, tmp_path)
+    again = load_gan(tmp_path)
+    assert again.spec == gan.spec
+    assert (sample(again.generator_ema, 2, 0) == sample(gan.generator_ema, 2, 0)).all()
 
 
 @pytest.mark.parametrize("family", SIZES)
