@@ -27,6 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "layers": ((True, 16, 8), (True, 8, 4), (True, 4, 2), (False, 2, 1)), "attention_layer_position": 1,
     },
     "resnet_gan": {"variant": "resnet", "z_dim": 8, "nfilter": 4, "nfilter_max": 8, "stages": 4},
+    "dcgan": {"z_dim": 8, "g_ch": 4, "d_ch": 4},
 }  # fmt: skip
 
 

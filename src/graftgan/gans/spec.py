@@ -16,6 +16,7 @@ FAMILIES: dict[str, str] = {
     "biggan": "graftgan.gans.biggan",
     "biggan_deep": "graftgan.gans.biggan_deep",
     "resnet_gan": "graftgan.gans.resnet_gan",
+    "dcgan": "graftgan.gans.dcgan",
 }
 """Family name -> module that offers `Spec` and `build_networks(spec) -> (Generator, Discriminator)`."""
 

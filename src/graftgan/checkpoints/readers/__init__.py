@@ -14,7 +14,7 @@ READERS: dict[str, str] = {
     name: f"graftgan.checkpoints.readers.{name}"
     for name in (
         "nvidia", "rosinality", "biggan", "huggingface_biggan", "gan_stability", "translation", "lucidrains",
-        "graftgan",
+        "dcgan", "graftgan",
     )
 }  # fmt: skip
 """Format name -> module; the first that matches reads the file."""
