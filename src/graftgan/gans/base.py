@@ -70,6 +70,10 @@ class Discriminator(nn.Module, ABC):
     def features(self, img: Tensor, mbstd_split: int = 1) -> Tensor:
         """Return the float32 input [N, F] of the last linear layer."""
 
+    def spectral_features(self, img: Tensor) -> Tensor:
+        """Return features [N, F], one row from each image alone, whose spectrum tells their variety."""
+        return self.features(img, mbstd_split=len(img))
+
     @abstractmethod
     def forward(self, img: Tensor, labels: Tensor | None = None, mbstd_split: int = 1) -> Tensor:
         """Map images [N, channels, R, R] and class ids [N] to float32 logits [N, 1].

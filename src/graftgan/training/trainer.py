@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, a
 from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
+from graftgan.training.penalty import Penalty
 from graftgan.training.state import restore_rng, rng_state
 
 PATH_LENGTH_DECAY = 0.01
@@ -109,10 +110,21 @@ class Trainer:
         self._plain_draw = draw
         self._draw = torch.compile(draw) if compiled else draw
         self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+        self.penalties: tuple[Penalty, ...] = ()
 
     def seed_noise(self) -> None:
         """Seed torch's global generators, which the networks draw their noise from."""
         torch.manual_seed(self.settings.seed)
+
+    def add_penalties(self, penalties: Sequence[Penalty]) -> None:
+        """Add terms to the losses, before the first step and before a saved state is loaded.
+
+        Raises:
+            ConfigError: One of them cannot be computed for these networks.
+        """
+        for penalty in penalties:
+            penalty.start(self.gan, self.settings)
+        self.penalties = (*self.penalties, *penalties)
 
     @property
     def step_index(self) -> int:
@@ -169,9 +181,20 @@ class Trainer:
                 fakes = self._fakes(labels)
                 logits = self._judge(self.augment(fakes, self.rng), labels)
             loss = generator_loss(logits)
-            self._backward(loss)
+            terms = {
+                f"penalty_{p.name}": p.generator_term(self.gan, fakes, logits, self.meter.add)
+                for p in self.penalties
+            }
+            self._backward(self._with_terms(loss, terms))
         self.meter.add("loss_g", loss)
         return fakes.detach()
+
+    def _with_terms(self, loss: Tensor, terms: Mapping[str, Tensor | None]) -> Tensor:
+        for name, term in terms.items():
+            if term is not None:
+                self.meter.add(name, term)
+                loss = loss + term.to(loss.dtype)
+        return loss
 
     def _backward(self, loss: Tensor) -> None:
         torch.autograd.backward(self.scaler.scale(loss))
@@ -182,6 +205,8 @@ class Trainer:
         with self._updating(self.gan.generator, self.adam_g, None):
             part = None if labels is None else labels[:count]
             ws = self._styles(part, count)
+            if not ws.requires_grad:
+                ws = ws.requires_grad_(True)
             images = self._plain_draw(ws)
             noise = torch.randn(images.shape, generator=self.rng).to(self.device)
             lengths = path_lengths(images, ws, noise)
@@ -198,7 +223,11 @@ class Trainer:
                 logits = self._judge(both, twice, mbstd_split=2)
             fake_logits, real_logits = logits.chunk(2)
             loss = discriminator_loss(real_logits, fake_logits)
-            self._backward(loss)
+            terms = {
+                f"penalty_{p.name}_d": p.discriminator_term(self.gan, fakes, fake_logits, self.meter.add)
+                for p in self.penalties
+            }
+            self._backward(self._with_terms(loss, terms))
         self.augment.observe(real_logits.detach())
         self.meter.add("loss_d", loss)
         self.meter.add("sign_real", real_logits.sign().mean())
@@ -256,6 +285,8 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Return everything that decides the coming steps."""
         gan = self.gan
+        # A run without penalties keeps to the keys that states had before there were any.
+        extra = {"penalties": {p.name: p.state_dict() for p in self.penalties}} if self.penalties else {}
         return {
             "generator": gan.generator.state_dict(),
             "discriminator": gan.discriminator.state_dict(),
@@ -270,6 +301,7 @@ class Trainer:
             "rng": self.rng.get_state(),
             "global_rng": rng_state(self.device),
             "meter": self.meter.state_dict(),
+            **extra,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -288,6 +320,8 @@ class Trainer:
         self.rng.set_state(state["rng"])
         restore_rng(state["global_rng"], self.device)
         self.meter.load_state_dict(state["meter"], self.device)
+        for penalty in self.penalties:
+            penalty.load_state_dict(state["penalties"][penalty.name])
 
 
 def _check_styled(styled: bool, settings: Finetune) -> None:

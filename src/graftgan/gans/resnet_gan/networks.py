@@ -179,6 +179,13 @@ class ResnetDiscriminator(Discriminator):
         Raises:
             ValueError: The images have the wrong shape.
         """
+        return at_least_float32(activate(self._last_block(img)))
+
+    def spectral_features(self, img: Tensor) -> Tensor:
+        """Return the last block's output [N, F] before its activation, in float32 (Zhang et al. 2023)."""
+        return at_least_float32(self._last_block(img))
+
+    def _last_block(self, img: Tensor) -> Tensor:
         spec = self.spec
         expected = (spec.channels, spec.resolution, spec.resolution)
         if img.ndim != 4 or img.shape[1:] != expected:
@@ -191,7 +198,7 @@ class ResnetDiscriminator(Discriminator):
                 x = F.avg_pool2d(x, 3, stride=2, padding=1)
             for block in blocks_of(self, spec, stage):
                 x = block(x)
-        return at_least_float32(activate(x.flatten(1)))
+        return cast(Tensor, x.flatten(1))
 
     def logits(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """Map :meth:`features` [N, F] (and class ids [N]) to float32 logits [N, 1].

@@ -1,0 +1,40 @@
+"""Terms added to the losses while a source is adapted; a new one is a file here and a line in `PENALTIES`."""
+
+from __future__ import annotations
+
+from graftgan.config import Finetune
+from graftgan.errors import ConfigError
+from graftgan.training.penalty import Penalty
+from graftgan.transfer.penalties.base import BasePenalty
+from graftgan.transfer.penalties.bsd import SpectralDiversification
+from graftgan.transfer.penalties.ewc import ElasticWeightConsolidation
+from graftgan.transfer.penalties.l2_sp import StartingPoint
+
+PENALTIES: dict[str, type[BasePenalty]] = {
+    kind.name: kind
+    for kind in (
+        SpectralDiversification,
+        StartingPoint,
+        ElasticWeightConsolidation,
+    )
+}
+
+
+def make_penalties(settings: Finetune) -> list[Penalty]:
+    """Return the penalties that the settings name, in their order, without those of weight 0.
+
+    Raises:
+        ConfigError: If a name is unknown or given twice, or a penalty cannot work with the other settings.
+    """
+    names = settings.penalties
+    for name in names:
+        if name not in PENALTIES:
+            raise ConfigError(
+                f"finetune.penalties: {name!r} is not a penalty", f"use some of {', '.join(PENALTIES)}"
+            )
+    if len(set(names)) < len(names):
+        raise ConfigError("finetune.penalties names a penalty twice", "give each once and set its weight")
+    kinds = [PENALTIES[name] for name in names if PENALTIES[name].weight_of(settings) > 0]
+    for kind in kinds:
+        kind.check(settings)
+    return [kind() for kind in kinds]

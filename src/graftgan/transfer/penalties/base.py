@@ -1,0 +1,88 @@
+"""What a penalty fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from graftgan.config import Finetune
+from graftgan.errors import ConfigError
+from graftgan.gans.base import Gan
+from graftgan.training.penalty import Note
+
+
+class BasePenalty:
+    """A penalty (`graftgan.training.penalty.Penalty`) that adds nothing, says nothing and has no state.
+
+    Attributes:
+        name: How `finetune.penalties` calls it.
+        help: One line, with the source.
+        weight_key: Which key of `finetune` is the factor on the term.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    weight_key: ClassVar[str]
+
+    @classmethod
+    def weight_of(cls, settings: Finetune) -> float:
+        """Return the factor on the term; a penalty of weight 0 is left out of the run."""
+        return float(getattr(settings, cls.weight_key))
+
+    @classmethod
+    def check(cls, settings: Finetune) -> None:
+        """Refuse settings that cannot work for any source.
+
+        Raises:
+            ConfigError: Naming both keys.
+        """
+
+    def start(self, gan: Gan, settings: Finetune) -> None:
+        """Take in the weight."""
+        self.weight = self.weight_of(settings)
+
+    def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor | None:
+        """Return None: nothing is added to G's loss."""
+        return None
+
+    def discriminator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor | None:
+        """Return None: nothing is added to D's loss."""
+        return None
+
+    def warnings(self) -> list[str]:
+        """Return no warning."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """There is nothing to load."""
+
+
+def moving(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that the method trains, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
+def anchors(network: nn.Module, penalty: str, which: str) -> dict[str, Tensor]:
+    """Return copies of the parameters that the method trains, as they are now.
+
+    Args:
+        network: G or D, before the first step.
+        penalty: Name of the penalty, for the message.
+        which: Name of the network, for the message.
+
+    Raises:
+        ConfigError: The method trains none.
+    """
+    found = {name: parameter.detach().clone() for name, parameter in moving(network).items()}
+    if not found:
+        raise ConfigError(
+            f"finetune.penalties: {penalty} holds {which} near its source; finetune.method moves none of it",
+            f"leave {penalty} out of finetune.penalties, or choose another finetune.method",
+        )
+    return found

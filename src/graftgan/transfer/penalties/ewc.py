@@ -1,0 +1,107 @@
+"""Elastic weight consolidation for few images (Li, Zhang, Lu, Shechtman, NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from graftgan.config import Finetune
+from graftgan.errors import ConfigError
+from graftgan.gans.base import Gan, draw_latents
+from graftgan.training.penalty import Note
+from graftgan.transfer.penalties.base import BasePenalty, anchors, moving
+
+
+def fisher_diagonal(gan: Gan, samples: int, seed: int) -> dict[str, Tensor]:
+    """Return ``F_i = E_z (d/d theta_i log sigmoid(D(G(z))))^2`` for G's moving parameters.
+
+    The square is of each image's own gradient, so that images go through the networks one at a time: the
+    squared gradient of a batch's mean is smaller by about the size of the batch, and mixes the images.
+
+    Args:
+        gan: The source's networks; they are left as they are, stored statistics included.
+        samples: Images that the mean is over.
+        seed: Seed of latents, classes and noise; the global random state is left as it was.
+    """
+    parameters = moving(gan.generator)
+    fisher = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
+    device = next(iter(parameters.values())).device
+    rng = torch.Generator().manual_seed(seed)
+    with _aside(gan, device, seed):
+        for _ in range(samples):
+            z, labels = draw_latents(gan.spec, 1, rng)
+            ids = None if labels is None else labels.to(device)
+            logit = gan.discriminator(gan.generator(z.to(device), ids), ids)
+            gradients = torch.autograd.grad(
+                F.logsigmoid(logit).sum(), list(parameters.values()), allow_unused=True
+            )
+            for total, gradient in zip(fisher.values(), gradients, strict=True):
+                if gradient is not None:
+                    total.addcmul_(gradient, gradient, value=1 / samples)
+    return fisher
+
+
+@contextmanager
+def _aside(gan: Gan, device: torch.device, seed: int) -> Iterator[None]:
+    """Let the networks compute without a trace: no statistics kept, no random numbers of others used up."""
+    networks = (gan.generator, gan.discriminator)
+    modes = {module: module.training for network in networks for module in network.modules()}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for network in networks:
+            network.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+class ElasticWeightConsolidation(BasePenalty):
+    """Adds ``ewc_weight * sum_i F_i (theta_i - theta_source,i)^2`` over G's moving parameters."""
+
+    name = "ewc"
+    help = "G's weights stay near the source's, the more the more its D minds them (EWC, Li et al. 2020)."
+    weight_key = "ewc_weight"
+
+    def start(self, gan: Gan, settings: Finetune) -> None:
+        """Copy the source's weights.
+
+        Raises:
+            ConfigError: If the source has no discriminator, or the method moves nothing of G.
+        """
+        super().start(gan, settings)
+        if "discriminator" in gan.fresh:
+            raise ConfigError(
+                "finetune.penalties: ewc asks the source's discriminator, "
+                "but finetune.fresh_discriminator gives it a new one",
+                "use l2_sp, which asks none, or choose another source",
+            )
+        self.samples, self.seed = settings.ewc_samples, settings.seed
+        self.anchors = anchors(gan.generator, self.name, "G")
+        self.fisher: dict[str, Tensor] = {}
+
+    def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor:
+        """Return the term of G's loss."""
+        # The first step finds the source's networks unchanged; a run that goes on has it in its state.
+        if not self.fisher:
+            self.fisher = fisher_diagonal(gan, self.samples, self.seed)
+        parts = [
+            (self.fisher[name] * (gan.generator.get_parameter(name) - anchor).square()).sum()
+            for name, anchor in self.anchors.items()
+        ]
+        return self.weight * torch.stack(parts).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the Fisher information, empty before the first step."""
+        return dict(self.fisher)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a saved Fisher information."""
+        # Saved tensors are contiguous: laid out unlike the weights, they would be summed in another order.
+        self.fisher = {name: torch.empty_like(self.anchors[name]).copy_(state[name]) for name in state}
