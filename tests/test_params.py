@@ -184,6 +184,7 @@ def changed(key: str, value: Any) -> Any:
     options = {
         "data.resolution": 64, "data.channels": 1, "data.fit": "pad", "data.resize_filter": "box",
         "data.background": "#000000", "data.on_bad_image": "skip", "rank.sources": ["a"],
+        "finetune.penalties": ["bsd"],
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
         "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
     }  # fmt: skip

@@ -201,7 +201,16 @@ def config_methods() -> None:
     from graftgan.transfer import METHODS
 
     for name, method in METHODS.items():
-        click.echo(f"{name:12} {method.help}")
+        click.echo(f"{name:16} {method.help}")
+
+
+@config_group.command("penalties")
+def config_penalties() -> None:
+    """List the terms that finetune.penalties takes."""
+    from graftgan.transfer.penalties import PENALTIES
+
+    for name, penalty in PENALTIES.items():
+        click.echo(f"{name:12} {penalty.help}")
 
 
 @cli.command("doctor")

@@ -174,8 +174,42 @@ class Finetune(Section):
     freeze_d_layers: Annotated[int, Field(ge=0)] = Field(
         4, description="With method freeze_d: D's layers from the image side that stay fixed (4, 7, 10, ...)."
     )
+    freeze_g_blocks: Annotated[int, Field(ge=0)] = Field(
+        2,
+        description="With method freeze_g: how many of G's sizes stay fixed, from the smallest.",
+    )
+    low_level_from_px: Count | None = Field(
+        None,
+        description="With filter_transfer and adafm: G's blocks of this size or more are low-level; "
+        "null is a quarter of the image side.",
+    )
+    low_level_d_from_px: Count | None = Field(
+        None,
+        description="The same for D, lower where there are fewer images; null is the image side.",
+    )
+    adapter_rank: Count = Field(4, description="With method lora: rank of what is added to each convolution.")
     fresh_discriminator: bool = Field(
         False, description="Train a fresh D beside a source that was published without one."
+    )
+    penalties: tuple[str, ...] = Field(
+        (), description="Terms added to the losses; `graftgan config penalties` lists them."
+    )
+    bsd_weight: Annotated[float, Field(ge=0.0)] = Field(1.0, description="With penalty bsd: its weight.")
+    bsd_k: Count = Field(
+        10, description="With penalty bsd: smallest singular values that count, at most batch."
+    )
+    bsd_on_d: bool = Field(
+        True, description="With penalty bsd: D has the term too, as in the published code."
+    )
+    l2_sp_weight: Annotated[float, Field(ge=0.0)] = Field(
+        0.001, description="With penalty l2_sp: weight of the squared distance to the source."
+    )
+    l2_sp_on_d: bool = Field(False, description="With penalty l2_sp: D is held near its source too.")
+    ewc_weight: Annotated[float, Field(ge=0.0)] = Field(
+        1.0, description="With penalty ewc: weight; penalty_ewc in the curves should be 0.1 to 1 of loss_g."
+    )
+    ewc_samples: Count = Field(
+        256, description="With penalty ewc: images that the Fisher information is over."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto is bf16 where the device computes in it, else fp32."

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -458,6 +459,30 @@ def test_a_changed_source_is_refused(workshop: Workshop) -> None:
 def test_a_source_that_left_the_catalogue_is_refused(workshop: Workshop) -> None:
     workshop.rank("gone", None)
     workshop.fails(ConfigError, "'gone' is not in")
+
+
+@pytest.mark.parametrize(
+    ("name", "adapted", "added"),
+    [("adafm", r"synthesis\.b(16|32)\.conv\d\.weight", 4 * 2 * 8 * 8),
+     ("lora", r"synthesis\.b\d+\.conv\d\.weight", 7 * 2 * (8 + 8 * 9))],
+)  # fmt: skip
+def test_adapters_are_folded_into_a_plain_folder(
+    workshop: Workshop, name: str, adapted: str, added: int
+) -> None:
+    keys = {"finetune__low_level_from_px": 16, "finetune__adapter_rank": 2}
+    workshop.run(**quick(finetune__method=name, **keys))
+    report = workshop.report()
+    source = load_gan(workshop.root / "near")
+    assert (report["method"], report["added_parameters"]) == (name, added)
+    assert report["stored_bytes"] == 4 * sum(p.numel() for p in source.generator.parameters())
+    for weights in (WEIGHTS, LAST):
+        plain = load_gan(workshop.models / "chosen", weights)
+        for parameter, weight in source.generator.named_parameters():
+            same = torch.equal(plain.generator.get_parameter(parameter), weight)
+            if re.fullmatch(adapted, parameter):
+                assert not same, parameter
+            elif name == "lora" or re.match(r"synthesis\.b(16|32)", parameter):
+                assert same, parameter
 
 
 def test_an_unknown_method_is_refused(workshop: Workshop) -> None:

@@ -26,6 +26,7 @@ def test_an_unknown_method_names_the_known_ones() -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_method_names_parameters_that_exist_and_leaves_some_to_train(name: str) -> None:
     gan, settings = build(tiny(classes=3), 0), recipe(method=name)
+    METHODS[name].apply(gan, settings)
     for network, choose in (
         (gan.generator, METHODS[name].trainable_generator),
         (gan.discriminator, METHODS[name].trainable_discriminator),

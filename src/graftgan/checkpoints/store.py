@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graftgan.contract import read_json, write_json
 from graftgan.errors import CheckpointError, MissingInput
 from graftgan.gans.base import Gan, build
+from graftgan.gans.folding import plain_state
 from graftgan.gans.spec import GanSpec
 
 WEIGHTS = "gan.safetensors"
@@ -68,10 +69,10 @@ def compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> LoadTabl
 
 
 def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tensor]:
-    """Return the state of the named networks as contiguous CPU tensors with dotted names."""
+    """Return the state of the named networks as contiguous CPU tensors with dotted names, adapters folded."""
     tensors = {}
     for network in networks:
-        for name, tensor in getattr(gan, network).state_dict().items():
+        for name, tensor in plain_state(getattr(gan, network)).items():
             tensors[f"{network}.{name}"] = tensor.detach().cpu().contiguous().clone()
     return tensors
 

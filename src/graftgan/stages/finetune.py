@@ -33,6 +33,7 @@ from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
 from graftgan.training.state import StateStore
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import method
+from graftgan.transfer.penalties import make_penalties
 
 COLUMNS = (
     "images_seen", "loss_g", "loss_d", "r1", "path_length", "sign_real", "sign_fake", "ada_p",
@@ -90,6 +91,7 @@ class KidJudge:
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
     """Run the chosen arm and its controls; see `specs.STAGES` for inputs and outputs."""
     method(params.finetune.method)
+    make_penalties(params.finetune)
     ranking = read_json(inputs["ranking"] / "ranking.json")
     plan = {"chosen": ranking["choice"]["name"]}
     wanted = {"worst": ranking["worst"], "scratch": SCRATCH}
@@ -140,15 +142,18 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         source is None,
         arm.params.runtime.compile,
     )
+    trainer.add_penalties([] if source is None else make_penalties(settings))
     judge, warnings = make_judge(data, arm.params, ctx)
     warnings += start.changes
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
+    added = chosen_method.finish(gan)
     if history.rollbacks:
         warnings.append(
             f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
         )
-    return write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings)
+    warnings += [text for penalty in trainer.penalties for text in penalty.warnings()]
+    return write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, added)
 
 
 def augmentation(settings: Finetune) -> Any:
@@ -180,8 +185,9 @@ def write_arm(
     protocol: str,
     data: ImageSet,
     warnings: list[str],
+    added: int,
 ) -> dict[str, Any]:
-    """Write weights, curves, sheets and `model.json` of one arm."""
+    """Write weights, curves, sheets and `model.json` of one arm; `added` parameters were folded into it."""
     assert history.best is not None
     arm.folder.mkdir(parents=True)
     save_tensors(gan_tensors(trainer.gan), arm.folder / LAST)
@@ -221,9 +227,11 @@ def write_arm(
         "preprocessing": {"resolution": data.resolution, "channels": data.channels, "range": [-1.0, 1.0]},
         "precision": precision_name(trainer.dtype),
         "warnings": warnings,
-        "added_parameters": 0,
+        "added_parameters": added,
         "stored_bytes": 4 * parameter_count(trainer.gan.generator),
     }
+    if trainer.penalties:
+        report["penalties"] = [penalty.name for penalty in trainer.penalties]
     write_json(arm.folder / "model.json", report)
     return report
 
@@ -237,9 +245,13 @@ def best_generator(gan: Gan, history: History) -> Generator:
 
 
 def curves_csv(rows: list[dict[str, float]]) -> str:
-    """Return the curves as CSV with a fixed set of columns; cells are empty where nothing was measured."""
+    """Return the curves as CSV with a fixed set of columns, then those of penalties.
+
+    Cells are empty where nothing was measured.
+    """
+    added = sorted({name for row in rows for name in row if name.startswith("penalty_")})
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer = csv.DictWriter(text, [*COLUMNS, *added], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in rows:
         writer.writerow({name: np.format_float_positional(value, trim="-") for name, value in row.items()})

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from graftgan.errors import ConfigError
-from graftgan.transfer import freeze_d, full
+from graftgan.transfer import adafm, filter_transfer, freeze_d, freeze_g, full, lora, scale_shift
 from graftgan.transfer.base import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (full.METHOD, freeze_d.METHOD)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        full.METHOD,
+        freeze_d.METHOD,
+        freeze_g.METHOD,
+        scale_shift.METHOD,
+        filter_transfer.METHOD,
+        adafm.METHOD,
+        lora.METHOD,
+    )
+}
 
 
 def method(name: str) -> Method:

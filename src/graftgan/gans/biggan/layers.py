@@ -42,6 +42,9 @@ class SpectralNormed(nn.Module):
         shape: Shape of the weight; the first axis against all others makes the matrix.
         bias: Whether there is a bias, one value for each row.
         eps: Lower limit of the norms that vectors are divided by.
+
+    Attributes:
+        frozen: Keep no step in training either, for a weight that does not move.
     """
 
     u0: Tensor
@@ -54,18 +57,20 @@ class SpectralNormed(nn.Module):
         self.register_buffer("u0", torch.randn(1, shape[0]))
         self.register_buffer("sv0", torch.ones(1))
         self.eps = eps
+        self.frozen = False
 
     def normalised(self) -> Tensor:
         """Return the weight that the layer computes with."""
-        with full_precision(self.weight):
-            matrix = self.weight.flatten(1)
+        weight: Tensor = self.weight
+        with full_precision(weight):
+            matrix = weight.flatten(1)
             with torch.no_grad():
                 v = F.normalize(self.u0 @ matrix, eps=self.eps)
                 u = F.normalize(v @ matrix.t(), eps=self.eps)
             value = ((v @ matrix.t()) * u).sum()
-            if self.training:
+            if self.training and not self.frozen:
                 self._keep(u, value)
-            return self.weight / value
+            return weight / value
 
     @torch.no_grad()
     def _keep(self, u: Tensor, value: Tensor) -> None:

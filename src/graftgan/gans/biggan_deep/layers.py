@@ -61,6 +61,9 @@ class StoredSpectralNorm(nn.Module):
         shape: Shape of the weight; the first axis against all others makes the matrix.
         bias: Whether there is a bias, one value for each row.
         eps: Lower limit of the norms that vectors are divided by.
+
+    Attributes:
+        frozen: Use the vectors as they are in training too, for a weight that does not move.
     """
 
     weight_u: Tensor
@@ -71,6 +74,7 @@ class StoredSpectralNorm(nn.Module):
         self.weight_orig = nn.Parameter(torch.empty(shape).normal_(std=WEIGHT_STD))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
         self.eps = eps
+        self.frozen = False
         self.register_buffer("weight_u", F.normalize(torch.randn(shape[0]), dim=0))
         self.register_buffer("weight_v", F.normalize(torch.randn(math.prod(shape[1:])), dim=0))
         self._step()
@@ -78,7 +82,7 @@ class StoredSpectralNorm(nn.Module):
     def normalised(self) -> Tensor:
         """Return the weight that the layer computes with."""
         with full_precision(self.weight_orig):
-            if self.training:
+            if self.training and not self.frozen:
                 self._step()
             # Copies, as the next step in training writes to the vectors that the gradient needs.
             u, v = self.weight_u.clone(), self.weight_v.clone()

@@ -1,0 +1,50 @@
+"""Networks with parametrised weights as plain ones: what is stored is what the layers compute with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+MARK = "parametrizations."
+
+
+def _parametrised(network: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    return [
+        (f"{name}." if name else "", module, weight)
+        for name, module in network.named_modules()
+        if parametrize.is_parametrized(module)
+        for weight in module.parametrizations
+    ]
+
+
+@torch.no_grad()
+def plain_state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network with every parametrised tensor at its present value, under its own name.
+
+    Without parametrizations this is `network.state_dict()`.
+    """
+    state = dict(network.state_dict())
+    for prefix, module, weight in _parametrised(network):
+        inner = f"{prefix}{MARK}{weight}."
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(inner)}
+        state[prefix + weight] = getattr(module, weight).detach()
+    return state
+
+
+def adapters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that parametrizations brought, by name, without the tensors they act on."""
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if MARK in name and not name.endswith(".original")
+    }
+
+
+@torch.no_grad()
+def fold(network: nn.Module) -> None:
+    """Replace every parametrised tensor by a plain parameter of its present value."""
+    for _, module, weight in _parametrised(network):
+        value = getattr(module, weight).detach().clone()
+        parametrize.remove_parametrizations(module, weight, leave_parametrized=False)
+        getattr(module, weight).copy_(value)

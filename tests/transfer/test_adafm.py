@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from training.nets import recipe
+
+from graftgan.errors import ConfigError
+from graftgan.gans.folding import adapters
+from graftgan.transfer import method
+from graftgan.transfer.adafm import FilterModulation
+from transfer import parametrised
+from transfer.families import RESOLVED, UNRESOLVED, count, moved, names, on_meta, small, train, trainer
+
+RUN = {"method": "adafm", "low_level_from_px": 16, "low_level_d_from_px": 32}
+MODULATED = {
+    "stylegan2": {f"synthesis.b{r}.conv{i}" for r in (16, 32) for i in (0, 1)},
+    "biggan": {f"blocks.{b}.0.conv{i}" for b in (1, 2) for i in (1, 2)},
+    "resnet_gan": {f"resnet_{s}_{b}.conv_{i}" for s in (2, 3) for b in (0, 1) for i in (0, 1)},
+}
+KEPT = {
+    "stylegan2": (("synthesis.b16.", "synthesis.b32."), ("b32.",)),
+    "biggan": (("blocks.1.", "blocks.2.", "output_layer."), ("blocks.0.",)),
+    "resnet_gan": (("resnet_2_", "resnet_3_", "conv_img."), ("resnet_0_", "conv_img.")),
+}
+
+
+def test_modulation_is_the_formula_and_its_gradients_are_the_closed_forms() -> None:
+    weight, upstream = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3)
+    layer = FilterModulation(weight)
+    assert torch.equal(layer(weight), weight)
+    (layer(weight) * upstream).sum().backward()
+    assert layer.gamma.grad is not None and layer.beta.grad is not None
+    torch.testing.assert_close(layer.gamma.grad, (upstream * weight).sum((2, 3), keepdim=True))
+    torch.testing.assert_close(layer.beta.grad, upstream.sum((2, 3), keepdim=True))
+    with torch.no_grad():
+        layer.gamma.normal_()
+        layer.beta.normal_()
+    expected = torch.einsum("oi,oikl->oikl", layer.gamma[..., 0, 0], weight) + layer.beta
+    torch.testing.assert_close(layer(weight), expected)
+
+
+@pytest.mark.parametrize("family", RESOLVED)
+def test_the_start_is_the_source_bit_for_bit(family: str) -> None:
+    parametrised.check_start_is_the_source(family, **RUN)
+
+
+@pytest.mark.parametrize("family", RESOLVED)
+def test_filters_keep_their_bits_and_their_scales_and_shifts_move(family: str) -> None:
+    parametrised.check_frozen_originals(family, MODULATED[family], **RUN)
+
+
+@pytest.mark.parametrize("family", RESOLVED)
+def test_what_moves_by_name(family: str) -> None:
+    run = trainer(family, **RUN)
+    g, d = moved(run)
+    of_g, of_d = KEPT[family]
+    plain = names(run.gan.generator, "") - names(run.gan.generator, *of_g)
+    added = {
+        f"{layer}.parametrizations.weight.0.{name}"
+        for layer in MODULATED[family]
+        for name in ("gamma", "beta")
+    }
+    assert g == plain | added
+    assert d == names(run.gan.discriminator, "") - names(run.gan.discriminator, *of_d)
+
+
+@pytest.mark.parametrize("family", RESOLVED)
+def test_the_average_follows(family: str) -> None:
+    parametrised.check_average_follows(family, **RUN)
+
+
+@pytest.mark.parametrize("family", RESOLVED)
+def test_folded_it_is_a_plain_checkpoint_of_the_same_images(family: str, tmp_path: Path) -> None:
+    parametrised.check_folding(family, tmp_path, **RUN)
+
+
+def test_half_precision_trains_it_too() -> None:
+    run = train(trainer("stylegan2", **RUN, precision="bf16"), 2)
+    assert run.finite()
+    assert all(p.dtype is torch.float32 for p in run.gan.generator.parameters())
+
+
+def test_a_run_goes_on_exactly(tmp_path: Path) -> None:
+    parametrised.check_resuming(tmp_path, **RUN)
+
+
+def test_counts_of_the_published_network() -> None:
+    gan = on_meta("resnet_gan", resolution=128, variant="resnet2", embed_dim=1)
+    method("adafm").apply(gan, recipe(method="adafm"))
+    added = sum(p.numel() for p in adapters(gan.generator).values())
+    assert added == 860_160
+    assert count(gan.generator, False) == 4_046_275
+    assert count(gan.generator) == 92_055_553 + added
+
+
+def test_it_fits_what_output_scales_cannot() -> None:
+    """The sheet's toy: filters whose planes were scaled and shifted are recovered."""
+    torch.manual_seed(0)
+    source = torch.randn(8, 4, 3, 3)
+    teacher = source * torch.randn(8, 4, 1, 1) + torch.randn(8, 4, 1, 1)
+    x = torch.randn(64, 4, 6, 6)
+    target = F.conv2d(x, teacher)
+    errors = {}
+    for name, shape in (("film", (8, 1, 1, 1)), ("adafm", (8, 4, 1, 1))):
+        layer = FilterModulation(source)
+        layer.gamma = torch.nn.Parameter(torch.ones(shape))
+        layer.beta = torch.nn.Parameter(torch.zeros(shape))
+        adam = torch.optim.Adam(layer.parameters(), lr=0.03)
+        for _ in range(150):
+            adam.zero_grad()
+            loss = F.mse_loss(F.conv2d(x, layer(source)), target) / target.var()
+            loss.backward()
+            adam.step()
+        errors[name] = float(loss.detach())
+    assert errors["adafm"] < 0.05 * errors["film"]
+
+
+def test_a_limit_beyond_the_image_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"finetune.low_level_from_px=64 with finetune.method=adafm"
+    ) as error:
+        trainer("stylegan2", method="adafm", low_level_from_px=64)
+    assert "32 or less" in error.value.remedy
+
+
+@pytest.mark.parametrize("family", UNRESOLVED)
+def test_a_family_without_sizes_is_refused(family: str) -> None:
+    with pytest.raises(ConfigError, match=rf"finetune.method=adafm .* family={family}"):
+        method("adafm").apply(small(family), recipe(method="adafm"))
