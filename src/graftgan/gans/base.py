@@ -45,6 +45,17 @@ class StyledGenerator(Generator):
     mapping: nn.Module
     synthesis: nn.Module
 
+    def forward(
+        self,
+        z: Tensor,
+        labels: Tensor | None = None,
+        truncation_psi: float = 1.0,
+        noise_mode: NoiseMode = "random",
+    ) -> Tensor:
+        """Map ``z`` [N, z_dim] (and class ids [N]) to float32 images [N, channels, R, R]."""
+        images: Tensor = self.synthesis(self.mapping(z, labels, truncation_psi), noise_mode)
+        return images
+
     def mixed_styles(self, z: Tensor, labels: Tensor | None = None, mixing_prob: float = 0.9) -> Tensor:
         """Map ``z`` to ``ws``, with probability ``mixing_prob`` taking later layers from fresh latents.
 

@@ -182,13 +182,3 @@ class StyleGAN2Generator(StyledGenerator):
         self.spec = spec
         self.mapping = Mapping(spec)
         self.synthesis = Synthesis(spec)
-
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        truncation_psi: float = 1.0,
-        noise_mode: NoiseMode = "random",
-    ) -> Tensor:
-        """Map ``z`` [N, z_dim] (and class ids [N]) to float32 images [N, channels, R, R]."""
-        return cast(Tensor, self.synthesis(self.mapping(z, labels, truncation_psi), noise_mode))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -203,13 +202,3 @@ class StyleGAN3Generator(StyledGenerator):
         self.spec = spec
         self.mapping = Mapping(spec)
         self.synthesis = Synthesis(spec)
-
-    def forward(
-        self,
-        z: Tensor,
-        labels: Tensor | None = None,
-        truncation_psi: float = 1.0,
-        noise_mode: NoiseMode = "random",
-    ) -> Tensor:
-        """Map ``z`` [N, z_dim] (and class ids [N]) to float32 images [N, channels, R, R]."""
-        return cast(Tensor, self.synthesis(self.mapping(z, labels, truncation_psi), noise_mode))
