@@ -72,7 +72,7 @@ def _sized(gan: Gan, source: Source, data: ImageSet, seed: int) -> tuple[Gan, li
             f"set data.resolution={px} and data.channels={channels}, or choose another source",
         )
     refitted, new = family_module(gan.spec.family).refit(gan, data.resolution, data.channels, seed)
-    verb = "cut" if data.resolution < px else "grown"
+    verb = "cut" if data.resolution < px else "grown" if data.resolution > px else "changed"
     size = f"{data.resolution} px and {data.channels} channels"
     return refitted, [f"source {source.name} was {verb} to {size}: {len(new)} tensors are new"]
 
