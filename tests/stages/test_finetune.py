@@ -445,12 +445,6 @@ def test_rollbacks_are_told(workshop: Workshop, monkeypatch: pytest.MonkeyPatch)
 # What is refused
 
 
-def test_a_source_of_another_kind_of_image_is_refused(workshop: Workshop) -> None:
-    (workshop.root / "catalogue.yaml").write_text(yaml.safe_dump([workshop.source("near", 1, channels=1)]))
-    error = workshop.fails(ConfigError, "32 px images of 1 channels, the data are 32 px of 3")
-    assert "data.channels=1" in error.remedy
-
-
 def test_a_changed_source_is_refused(workshop: Workshop) -> None:
     save_gan(build(tiny_spec(), 99), workshop.root / "near")
     workshop.fails(CheckpointError, "near.*sha256")

@@ -15,6 +15,7 @@ from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
 from graftgan.context import Context
 from graftgan.contract import digest_file, read_json
 from graftgan.engine import Job, default_paths, run_job
+from graftgan.errors import ConfigError
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
 from graftgan.params import load
@@ -35,11 +36,11 @@ def shelve(workshop: Workshop, *entries: dict[str, Any]) -> None:
     (workshop.root / "catalogue.yaml").write_text(yaml.safe_dump(list(entries)))
 
 
-def of_family(workshop: Workshop, family: str) -> dict[str, Any]:
+def of_family(workshop: Workshop, family: str, **sizes: Any) -> dict[str, Any]:
     """Store a fresh source of a family and return its entry."""
     folder = workshop.root / family
     folder.mkdir()
-    gan = build(GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family]}), seed=1)
+    gan = build(GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family], **sizes}), seed=1)
     save_gan(gan, folder)
     name = family.replace("_", "-")
     return {"name": name, "path": family, "sha256": digest_file(folder / WEIGHTS), "resolution": 32}
@@ -88,3 +89,11 @@ def test_a_public_file_of_larger_images_is_cut_and_the_model_says_so(workshop: W
     report = workshop.report()
     assert report["spec"]["resolution"] == 32
     assert any("cut to 32 px" in text for text in report["warnings"])
+
+
+def test_a_family_that_cannot_be_cut_is_refused_for_images_of_another_kind(workshop: Workshop) -> None:
+    entry = of_family(workshop, "resnet_gan", channels=1)
+    shelve(workshop, entry)
+    workshop.rank(entry["name"], None)
+    error = workshop.fails(ConfigError, "32 px images of 1 channels, the data are 32 px of 3")
+    assert "data.channels=1" in error.remedy
