@@ -44,6 +44,7 @@ def settings_of(target: str, seed: int, kimg: float) -> Params:
     wanted = {
         "data.path": f"{ROOT}/data/{target}.parquet",
         "rank.catalogue": f"{ROOT}/zoo/catalogue.yaml",
+        "rank.sources": "null",
         "finetune.seed": seed,
         "finetune.budget": f"{{kimg: {kimg}}}",
         "finetune.evaluate_every_kimg": kimg,
