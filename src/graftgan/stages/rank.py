@@ -233,7 +233,7 @@ def choose(
     if best["recall"]["value"] < params.rank.low_recall:
         warnings.append(
             "no source covers your data (best recall "
-            f"{best['recall']['value']:.3f}): expect results like from scratch, and consider a broader source"
+            f"{best['recall']['value']:.3f}): transfer may gain less, consider a broader source"
         )
     return (
         {"name": chosen["name"], "why": reason(chosen, rows, wanted, tied, n_target)},
