@@ -13,9 +13,10 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from graftgan.config import Params, Section
+from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.section import Section
 from graftgan.yamltext import parse_yaml
 
 
