@@ -39,8 +39,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 TEST_KEY = "benchmark test"
 
 
-def settings_of(target: str, seed: int, kimg: float) -> Params:
-    """Return the shipped example's parameters for one target and seed."""
+def settings_of(target: str, seed: int, kimg: float, *more: str) -> Params:
+    """Return the shipped example's parameters for one target and seed; `more` are `key=value`."""
     wanted = {
         "data.path": f"{ROOT}/data/{target}.parquet",
         "rank.catalogue": f"{ROOT}/zoo/catalogue.yaml",
@@ -50,15 +50,15 @@ def settings_of(target: str, seed: int, kimg: float) -> Params:
         "finetune.evaluate_every_kimg": kimg,
         "track.mode": "off",
     }
-    return load(ROOT / "params.yaml", [f"{key}={value}" for key, value in wanted.items()])
+    return load(ROOT / "params.yaml", [*(f"{key}={value}" for key, value in wanted.items()), *more])
 
 
-def prepare(target: str, params: Params, work: Path, stop: StopSignal) -> dict[str, Any]:
-    """Pack the target's images and rank the sources; return the ranking."""
+def prepare(folder: Path, params: Params, stop: StopSignal) -> dict[str, Any]:
+    """Pack the target's images and rank the sources, below `folder`; return the ranking."""
     for name in ("prepare", "rank"):
-        job = Job(stage(name), params, *default_paths(stage(name), work / target))
+        job = Job(stage(name), params, *default_paths(stage(name), folder))
         run_stage(job, stop)
-    ranking: dict[str, Any] = read_json(work / target / "rank" / "ranking" / "ranking.json")
+    ranking: dict[str, Any] = read_json(folder / "rank" / "ranking" / "ranking.json")
     return ranking
 
 
@@ -154,7 +154,7 @@ def main() -> None:
     results: dict[str, Any] = {"kimg": arguments.kimg, "seeds": arguments.seeds, "targets": {}}
     for target in arguments.targets:
         params = settings_of(target, 0, arguments.kimg)
-        ranking = prepare(target, params, arguments.work, stop)
+        ranking = prepare(arguments.work / target, params, stop)
         sources = [*(s.name for s in Catalogue(Path(params.rank.catalogue)).sources), SCRATCH]
         folder = arguments.work / target / f"{arguments.kimg:g}kimg"
         dataset = arguments.work / target / "prepare" / "dataset"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,15 @@ class KeepLast:
         return True
 
 
-def images_of(name: str, resolution: int, limit: int | None = None) -> NDArray[np.uint8]:
-    """Return a shipped set as uint8 [N, R, R, 3], averaged down exactly."""
-    blobs = pq.read_table(DATA / f"{name}.parquet", columns=["image"]).column("image").to_pylist()[:limit]
+def images_of(recipe: dict[str, Any], resolution: int) -> NDArray[np.uint8]:
+    """Return a recipe's part of its shipped set as uint8 [N, R, R, 3], averaged down exactly.
+
+    `match` is a pattern that names must contain, `images` the most that are used.
+    """
+    table = pq.read_table(DATA / f"{recipe['data']}.parquet", columns=["name", "image"]).to_pydict()
+    wanted = re.compile(recipe.get("match", ""))
+    blobs = [b for n, b in zip(table["name"], table["image"], strict=True) if wanted.search(n)]
+    blobs = blobs[: recipe.get("images")]
     size = (resolution, resolution)
     return np.stack(
         [
@@ -72,7 +79,7 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     """Train one source to the end and store it, with the early snapshots it is asked for."""
     stages = {**recipe.get("snapshots", {}), recipe["name"]: recipe["kimg"]}
     spec = StyleGAN2Spec(**recipes["network"])
-    images = images_of(recipe["data"], spec.resolution, recipe.get("images"))
+    images = images_of(recipe, spec.resolution)
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():
             continue
@@ -102,7 +109,7 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
 def scores_of(gan: Gan, recipe: dict[str, Any]) -> dict[str, Any]:
     """Return scores of samples against images of the training set, with what is needed to repeat them."""
     extractor = make_extractor(Evaluate().extractor)
-    real = extractor(images_of(recipe["data"], gan.spec.resolution, recipe.get("images"))[:SCORED_IMAGES])
+    real = extractor(images_of(recipe, gan.spec.resolution)[:SCORED_IMAGES])
     fake = extractor(sample(gan.generator_ema, SCORED_IMAGES, SHEET_SEED))
     names = [metric_name(metric, extractor.protocol) for metric in CARD_SCORES]
     neighbours = min(3, len(real) - 1)

@@ -51,6 +51,8 @@ class GanSpec:
             value = getattr(self, item.name)
             if item.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ConfigError(f"{item.name} is {value!r}", "Use a whole number.")
+            if item.type == "bool" and not isinstance(value, bool):
+                raise ConfigError(f"{item.name} is {value!r}", "Use true or false.")
         for name, allowed in (("resolution", self.RESOLUTIONS), ("channels", IMAGE_CHANNELS)):
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} is {getattr(self, name)}", f"Use one of {listed(allowed)}.")

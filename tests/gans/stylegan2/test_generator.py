@@ -243,3 +243,22 @@ def test_starts_with_images_of_moderate_contrast() -> None:
     img = StyleGAN2Generator(DEMO)(torch.randn(8, 128))
     # Four blocks add images of roughly unit variance, each later smoothed.
     assert 0.3 < float(img.detach().std()) < math.sqrt(5)
+
+
+def test_without_noise_the_layout_stays_and_nothing_is_drawn() -> None:
+    torch.manual_seed(0)
+    noisy = SynthesisLayer(5, 7, 6, 8)
+    torch.manual_seed(0)
+    silent = SynthesisLayer(5, 7, 6, 8, noise=False)
+    assert noisy.state_dict().keys() == silent.state_dict().keys()
+    x, w = torch.randn(2, 5, 8, 8), torch.randn(2, 6)
+    with torch.no_grad():
+        noisy.noise_strength.fill_(1.0)
+        silent.noise_strength.fill_(1.0)
+    before = torch.get_rng_state()
+    out = silent(x, w)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(out, noisy(x, w, "none"))
+    assert not torch.equal(out, noisy(x, w))
+    out.sum().backward()
+    assert silent.noise_strength.grad is None

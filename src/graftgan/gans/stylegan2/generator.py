@@ -39,12 +39,19 @@ class SynthesisLayer(nn.Module):
         w_dim: Length of w.
         resolution: Side of the output in pixels.
         up: Whether the layer doubles the size (transposed convolution, then the filter [1, 3, 3, 1]).
+        noise: Whether noise is added; without it the strength stays at 0, where every layout can hold it.
     """
 
     noise_const: Tensor
 
     def __init__(
-        self, in_channels: int, out_channels: int, w_dim: int, resolution: int, up: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        up: bool = False,
+        noise: bool = True,
     ) -> None:
         super().__init__()
         self.affine = FullyConnected(w_dim, in_channels, bias_init=1.0)
@@ -53,6 +60,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.blur = Blur(out_channels, padding=1, gain=4.0) if up else None
+        self.noise = noise
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode = "random") -> Tensor:
         """Map ``x`` [N, I, H, W] with ``w`` [N, w_dim] to [N, O, R, R]."""
@@ -63,7 +71,7 @@ class SynthesisLayer(nn.Module):
         else:
             x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
         x = x * demod
-        if noise_mode != "none":
+        if self.noise and noise_mode != "none":
             x.add_(self._noise(x, noise_mode))
         return activate(x.add_((self.bias * ACT_GAIN).to(x.dtype)[:, None, None]))
 
@@ -119,8 +127,9 @@ class SynthesisBlock(nn.Module):
         if self.first:
             self.const = nn.Parameter(torch.randn(out, 4, 4))
         else:
-            self.conv0 = SynthesisLayer(spec.width(resolution // 2), out, w_dim, resolution, up=True)
-        self.conv1 = SynthesisLayer(out, out, w_dim, resolution)
+            before = spec.width(resolution // 2)
+            self.conv0 = SynthesisLayer(before, out, w_dim, resolution, up=True, noise=spec.noise)
+        self.conv1 = SynthesisLayer(out, out, w_dim, resolution, noise=spec.noise)
         self.torgb = ToRGB(out, w_dim, spec.channels)
 
     def forward(

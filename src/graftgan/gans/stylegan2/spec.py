@@ -19,6 +19,8 @@ class StyleGAN2Spec(GanSpec):
         channel_base: Feature maps at a resolution are ``min(channel_base // resolution, channel_max)``.
         channel_max: Upper limit of the feature maps at any resolution.
         mbstd_group: Images over which the minibatch standard deviation is taken.
+        noise: Whether G adds noise. Flat colours and line art are better without: on small sets G learns to
+            draw edges with it.
         label_layers: Fully connected layers of the discriminator's class embedding (used if ``classes > 0``).
     """
 
@@ -33,6 +35,7 @@ class StyleGAN2Spec(GanSpec):
     channel_max: int = 512
     mbstd_group: int = 4
     label_layers: int = 8
+    noise: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,211 @@
+"""Which way of adapting is best, for how many images?
+
+Every method is started from the recommended source, on three targets, with 25, 100 and 1,000 images and
+three seeds (of the draw of images and of the training), all at one budget. Scores are on the images that the
+largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is not repeated,
+and the table says how many seeds it holds.
+
+    python benchmarks/methods.py [--kimg 3] [--seeds 3] [--images 25 100 1000] [--methods NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfer import RESULTS, ROOT, mean_interval, prepare, settings_of
+
+from graftgan.checkpoints.store import WEIGHTS
+from graftgan.config import Params
+from graftgan.context import Context, StopSignal
+from graftgan.contract import digest_file, read_json, write_json, write_text
+from graftgan.data.dataset import ImageSet
+from graftgan.engine import cache_home
+from graftgan.metrics.copying import copy_report
+from graftgan.metrics.features import make_extractor
+from graftgan.metrics.kid import kid
+from graftgan.metrics.precision_recall import recall
+from graftgan.metrics.scores import require_same_protocol
+from graftgan.parallel import run_all
+from graftgan.stages.evaluate import Shot, shoot
+from graftgan.stages.finetune import Arm, run_arm
+
+TARGETS = ("micah", "adventurer", "notionists")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no augmentation": ("augment=none",),
+    "diffaugment": ("augment=diffaugment",),
+    "freeze_d": ("method=freeze_d",),
+    "freeze_g": ("method=freeze_g",),
+    "scale_shift": ("method=scale_shift",),
+    "filter_transfer": ("method=filter_transfer",),
+    "adafm": ("method=adafm",),
+    "lora": ("method=lora",),
+    "gan_memory": ("method=gan_memory",),
+    "minegan": ("method=minegan",),
+    "cdc": ("method=cdc",),
+    "bsa": ("method=bsa", "augment=none"),
+    "ewc": ("penalties=[ewc]",),
+    "l2_sp": ("penalties=[l2_sp]",),
+    "bsd": ("penalties=[bsd]",),
+    "gmm": ("prior=gmm",),
+    "gmm and bsd": ("prior=gmm", "penalties=[bsd]"),
+    "gmm_to_normal": ("prior=gmm_to_normal",),
+}
+"""Name in the table -> keys of `finetune` that differ from the shipped example."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One small image set: a target, how many training images, and the seed that drew them."""
+
+    target: str
+    images: int
+    seed: int
+
+    def settings(self, kimg: float, *more: str) -> Params:
+        """Return the parameters of a run on it."""
+        chosen = (f"data.train_images={self.images}", f"data.seed={self.seed}")
+        return settings_of(self.target, self.seed, kimg, *chosen, *more)
+
+
+def features(arm: Arm, ctx: Context) -> dict[str, Any]:
+    """Return the features of samples, training images, their mirror images and test images."""
+    data = ImageSet.open(arm.dataset)
+    # The test images of a target and a draw are the same for every number of training images.
+    held_out = f"{arm.params.data.path} {arm.params.data.seed}"
+    keys = {
+        arm.run: f"methods {arm.params.evaluate.samples} {digest_file(arm.folder / WEIGHTS)}",
+        "train": f"{data.digest} train", "mirrored": f"{data.digest} mirrored", "test": f"{held_out} test",
+    }  # fmt: skip
+    return {
+        name: shoot(
+            Shot(name, arm.params, arm.dataset, arm.folder if name == arm.run else None, key, arm.folder), ctx
+        )
+        for name, key in keys.items()
+    }
+
+
+def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
+    """Adapt once and score on the test images; a finished run is not repeated."""
+    record = arm.folder / "benchmark.json"
+    if not record.is_file():
+        before = time.process_time()
+        if not (arm.folder / "model.json").is_file():
+            run_arm(arm, ctx)
+        seconds = time.process_time() - before
+        found = features(arm, ctx)
+        evaluate = arm.params.evaluate
+        fakes, train, test = found[arm.run], found["train"], found["test"]
+        estimate = kid(fakes, test, confidence=evaluate.confidence)
+        copying = copy_report(fakes, train, test, mirrored=found["mirrored"]).copying
+        model = read_json(arm.folder / "model.json")
+        write_json(record, {
+            "source": arm.source, "kid": estimate.value, "stderr": estimate.stderr,
+            "recall": recall(test, fakes, k=evaluate.recall_neighbours).value,
+            "copy": None if copying is None else copying.value, "cpu_s": seconds,
+            "stored_bytes": model.get("adapter_bytes") or model["stored_bytes"],
+            "protocol": make_extractor(evaluate.extractor).protocol,
+        })  # fmt: skip
+    result: dict[str, Any] = read_json(record)
+    return result
+
+
+def arms_of(draw: Draw, names: list[str], kimg: float, work: Path, stop: StopSignal) -> list[Arm]:
+    """Pack one draw, rank the sources for it and return its runs from the recommended one."""
+    folder = work / draw.target / f"{draw.images}-{draw.seed}"
+    source = prepare(folder, draw.settings(kimg), stop)["choice"]["name"]
+    runs = folder / f"{kimg:g}kimg"
+    return [
+        Arm(name, source, draw.settings(kimg, *(f"finetune.{key}" for key in VARIANTS[name])),
+            folder / "prepare" / "dataset", runs / name.replace(" ", "-"))
+        for name in names
+    ]  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return a Markdown table for each number of images, best method first."""
+    lines = [
+        f"Mean over {len(results['targets'])} targets and {results['seeds']} seeds after {results['kimg']:g} "
+        f"kimg from the recommended source. Test KID is of `{results['protocol']}`, lower is better; its "
+        "interval is Student's at 95 % over the ratios to `full` on the same draw. Copy score: 0.5 is "
+        "honest, 1 copies everything, near 0 is far from all images. Seconds are of one CPU core."
+    ]
+    for images, rows in results["images"].items():
+        head = "| method | test KID | KID / full | interval | recall | copy | seconds | stored KB |"
+        lines += ["", f"### {images} images", "", head, "| --- |" + " --- |" * 7]
+        for row in rows:
+            ends = "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+            lines.append(
+                f"| {row['method']} | {row['kid']:.3f} | {row['ratio']:.2f} | {ends} | {row['recall']:.3f} "
+                f"| {row['copy']:.2f} | {row['cpu_s']:.0f} | {row['stored_bytes'] / 1000:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one row a method, over the draws that it and `full` were run on."""
+    rows = []
+    for name, found in runs.items():
+        ratios = [
+            {"kid": run["kid"] / runs["full"][draw]["kid"], "stderr": 0.0} for draw, run in found.items()
+        ]
+        mean, low, high = mean_interval(ratios)
+        means = {
+            key: statistics.fmean(run[key] or 0.0 for run in found.values())
+            for key in ("kid", "recall", "copy", "cpu_s", "stored_bytes")
+        }
+        known = name != "full" and len(ratios) > 1
+        ends = {"low": low if known else None, "high": high if known else None}
+        rows.append({"method": name, "ratio": mean, **ends, **means})
+    return sorted(rows, key=lambda row: row["ratio"])
+
+
+def main() -> None:
+    """Run everything, seed after seed, and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kimg", type=float, default=3.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--methods", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "methods")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    names = ["full", *(name for name in options.methods if name != "full")]
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("graftgan").setLevel(logging.INFO)
+    stop = StopSignal()
+    stop.install()
+    found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {
+        images: {name: {} for name in names} for images in options.images
+    }
+    for seed in range(options.seeds):
+        for images, target in itertools.product(options.images, options.targets):
+            draw = Draw(target, images, seed)
+            arms = arms_of(draw, names, options.kimg, options.work, stop)
+            ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
+            runs = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
+            for name, run in zip(names, runs, strict=True):
+                found[images][name][draw] = run
+        protocols = [
+            run["protocol"] for runs in found.values() for by in runs.values() for run in by.values()
+        ]
+        results = {
+            "kimg": options.kimg, "seeds": seed + 1, "targets": options.targets,
+            "protocol": require_same_protocol(*protocols),
+            "images": {images: summarise(runs) for images, runs in found.items()},
+        }  # fmt: skip
+        write_json(RESULTS / "methods.json", results)
+        write_text(RESULTS / "methods.md", table(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
