@@ -37,6 +37,7 @@ from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm, run_arm
 
 TARGETS = ("micah", "adventurer", "notionists")
+EXTRACTOR = "efflite0-128"
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "no augmentation": ("augment=none",),
@@ -71,8 +72,8 @@ class Draw:
 
     def settings(self, kimg: float, *more: str) -> Params:
         """Return the parameters of a run on it."""
-        chosen = (f"data.train_images={self.images}", f"data.seed={self.seed}")
-        return settings_of(self.target, self.seed, kimg, *chosen, *more)
+        drawn = (f"data.train_images={self.images}", f"data.seed={self.seed}")
+        return settings_of(self.target, self.seed, kimg, f"evaluate.extractor={EXTRACTOR}", *drawn, *more)
 
 
 def features(arm: Arm, ctx: Context) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def images_of(recipe: dict[str, Any], resolution: int) -> NDArray[np.uint8]:
 def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     """Train one source to the end and store it, with the early snapshots it is asked for."""
     stages = {**recipe.get("snapshots", {}), recipe["name"]: recipe["kimg"]}
-    spec = StyleGAN2Spec(**recipes["network"])
+    spec = StyleGAN2Spec(**{**recipes["network"], **recipe.get("network", {})})
     images = images_of(recipe, spec.resolution)
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():
@@ -142,7 +142,7 @@ def finish(recipes: dict[str, Any]) -> None:
             card = {
                 "name": name, "title": title, "domain": recipe["domain"], "kimg": kimg,
                 "data": {"name": recipe["data"], "licence": data["licence"], "attribution": data["designer"],
-                         "images": recipe.get("images") or data["images"]},
+                         "match": recipe.get("match"), "images": len(images_of(recipe, gan.spec.resolution))},
                 "recipe": {**recipes["training"], **recipe.get("training", {}), **steady},
                 "network": gan.spec.to_dict(),
                 "parameters": {
