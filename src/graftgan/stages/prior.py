@@ -1,0 +1,189 @@
+"""What finetune does for `finetune.prior`: invert the images, fit the mixture, and tell about both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftgan.checkpoints.store import read_tensors, save_tensors
+from graftgan.config import Finetune, Params
+from graftgan.context import Context
+from graftgan.contract import atomic_path, canonical_json, digest_text, write_json
+from graftgan.data.dataset import ImageSet
+from graftgan.device import pick_device
+from graftgan.errors import ConfigError
+from graftgan.gans.base import Gan
+from graftgan.gans.laws import MinedNormal, TruncatedNormal
+from graftgan.gans.prior import split_prior
+from graftgan.gans.reclass import class_axes
+from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.start import Start
+from graftgan.training.prior import MovingPrior
+from graftgan.transfer import method
+from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, invert, redraw
+from graftgan.transfer.mixture import Fit, check_installed, component_count, fit_mixture
+
+REPORT, PAIRS = "inversion.json", "inversion.png"
+SHOWN = 32
+MANY_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prior ready for training, and what led to it.
+
+    Attributes:
+        moving: The mixture and its way.
+        inverted: Latents of the training images.
+        fit: How the mixture was fitted.
+        pairs: Training images and what their latents give, in turns, worst first, uint8 [2n, R, R, C].
+        warnings: Sentences for the run's report.
+    """
+
+    moving: MovingPrior
+    inverted: Inverted
+    fit: Fit
+    pairs: NDArray[np.uint8]
+    warnings: tuple[str, ...]
+
+
+def check_prior(settings: Finetune, training_images: int) -> None:
+    """Refuse settings that a prior cannot go with, before anything is loaded.
+
+    Raises:
+        ConfigError: Naming both keys.
+    """
+    if settings.prior == "normal":
+        return
+    if method(settings.method).direct is not None:
+        raise ConfigError(
+            f"finetune.prior={settings.prior} has no meaning with finetune.method={settings.method}, which "
+            "plays no game against a discriminator",
+            "set finetune.prior=normal, or choose another finetune.method",
+        )
+    if settings.method in ("filter_transfer", "adafm") and settings.filter_transfer.head == "small":
+        raise ConfigError(
+            f"finetune.prior={settings.prior} needs the source's latents, which "
+            "finetune.filter_transfer.head=small replaces",
+            "set finetune.prior=normal, or finetune.filter_transfer.head=source",
+        )
+    if settings.inversion.learn_class and method(settings.method).adapter:
+        raise ConfigError(
+            f"finetune.inversion.learn_class moves what finetune.method={settings.method} keeps",
+            "set finetune.inversion.learn_class=false, or choose another finetune.method",
+        )
+    component_count(settings.mixture.components, training_images)
+    check_installed()
+
+
+def prepare_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: Context) -> Prepared | None:
+    """Find the latents of the training images in a source and fit the mixture; None for N(0, I).
+
+    A class embedding that was learnt on the way is put into the networks.
+    """
+    gan, settings = start.gan, params.finetune
+    # A prior that came with the source is of its images.
+    gan.prior = None
+    if start.source is None or settings.prior == "normal":
+        return None
+    images = data.images("train")
+    labels = np.maximum(data.labels("train"), 0) if gan.spec.classes else None
+    gan.to(pick_device(params.runtime.device))
+    names, warnings = _class_tensors(gan, settings)
+    inverted = _inverted(start, images, labels, names, f"{run} inversion", data, params, ctx)
+    for network in (gan.generator, gan.generator_ema):
+        for name, tensor in inverted.learnt.items():
+            network.get_parameter(name).data.copy_(tensor)
+    count = component_count(settings.mixture.components, len(images))
+    fit = fit_mixture(inverted.latents, count, settings.seed)
+    ctx.log.info("%s: mixture of %s; inversion gain %.2f", run, fit.how, inverted.gain)
+    if settings.prior == "gmm_to_normal" and len(images) < MANY_IMAGES:
+        ctx.log.info("%s: the paper leaves the mixture where it is for %d images", run, len(images))
+    worst = inverted.worst_first()[:SHOWN]
+    pairs = np.stack([images[worst], redraw(gan.generator, inverted, labels, worst)], axis=1)
+    schedule = "fixed" if settings.prior == "gmm" else settings.mixture.schedule
+    moving = MovingPrior(fit.mixture, schedule, settings.mixture.reach)
+    told = (*warnings, *inverted.warnings(), *fit.warnings())
+    return Prepared(moving, inverted, fit, pairs.reshape(-1, *images.shape[1:]), told)
+
+
+def prior_facts(settings: Finetune, adapted: bool, best: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the entry `prior` of a model's facts.
+
+    Args:
+        settings: The recipe.
+        adapted: Whether the run had a source.
+        best: Tensors of the checkpoint, with its prior's unless that is N(0, I).
+    """
+    _, law = split_prior(best, "the best checkpoint")
+    if isinstance(law, MinedNormal | TruncatedNormal):
+        return law.facts()
+    if not adapted or settings.prior == "normal":
+        return {"kind": "normal"}
+    at = float(best["prior.lambda"]) if "prior.lambda" in best else 1.0
+    return {"kind": settings.prior, "lambda": at, "schedule": settings.mixture.schedule}
+
+
+def write_inversion(prepared: Prepared, data: ImageSet, folder: Path) -> None:
+    """Write `inversion.json`, and `inversion.png`: each image beside what its latent gives, worst first."""
+    inverted = prepared.inverted
+    errors = inverted.errors.tolist()
+    worst = inverted.worst_first()[:SHOWN]
+    report = {
+        "gain": inverted.gain,
+        "mse": float(inverted.errors.double().mean()),
+        "mse_nearest_random": float(inverted.nearest.double().mean()),
+        "random_samples": RANDOM_SAMPLES,
+        "squared_norm_per_dimension": inverted.norm,
+        "adam": "per row",
+        "learnt": sorted(inverted.learnt),
+        "mse_per_image": errors,
+        "worst": [{"row": row, "mse": errors[row]} for row in worst],
+        "mixture": prepared.fit.report(),
+        "dataset": data.digest,
+    }
+    write_json(folder / REPORT, report)
+    save_png(sheet(prepared.pairs, 8, cell_px=64), folder / PAIRS)
+
+
+def _class_tensors(gan: Gan, settings: Finetune) -> tuple[tuple[str, ...], list[str]]:
+    if not settings.inversion.learn_class:
+        return (), []
+    moving = dict(gan.generator.named_parameters())
+    names = tuple(name for name in class_axes(gan.spec)["generator"] if name in moving)
+    unused = "finetune.inversion.learn_class has no effect: the source has no classes"
+    return names, [] if names else [unused]
+
+
+def _inverted(
+    start: Start, images: NDArray[np.uint8], labels: NDArray[np.int32] | None, names: tuple[str, ...],
+    title: str, data: ImageSet, params: Params, ctx: Context,
+) -> Inverted:  # fmt: skip
+    """Return the inversion, made once for the same source, images and settings."""
+    settings = params.finetune
+    assert start.source is not None
+    what = {
+        "source": start.source.sha256, "spec": start.gan.spec.to_dict(), "dataset": data.digest,
+        "images": len(images), "inversion": settings.inversion.model_dump(), "seed": settings.seed,
+        "changes": list(start.changes), "class": settings.target_class.model_dump(),
+    }  # fmt: skip
+    file = ctx.cache / "inversions" / f"{digest_text(canonical_json(what))}.safetensors"
+    if file.is_file():
+        return Inverted.of_tensors(read_tensors(file))
+    task = ctx.progress.task(title, settings.inversion.epochs * len(images))
+    try:
+        found = invert(
+            start.gan.generator, images, labels, settings.inversion, settings.seed, names, task.advance
+        )
+    finally:
+        task.close()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary:
+        save_tensors({name: t.contiguous().clone() for name, t in found.tensors().items()}, temporary)
+    return found
