@@ -1,0 +1,167 @@
+"""What `finetune.class_embedding` leaves open, and what of it cannot go together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from graftgan.config import Finetune
+from graftgan.errors import ConfigError
+from graftgan.method_config import ClassEmbedding
+from graftgan.training.loop import total_images
+from graftgan.transfer.direct import refuse_gan_settings
+
+KEY = "finetune.class_embedding"
+DRIVEN = ("classifier", "probe", "discriminator", "realism")
+"""Objectives that reward one good image as much as many: they get the presets of diversity and decay."""
+
+
+class Preset(NamedTuple):
+    """Values in force: given ones, else those of the use."""
+
+    init: tuple[str, ...]
+    alpha: float
+    lr: float
+    weight_decay: float
+
+
+USES = {
+    "repair": Preset(("mean", "random"), 0.5, 0.1, 0.9),
+    "repurpose": Preset(("mean", "top"), 0.5, 0.1, 0.9),
+    "debias": Preset(("target",), 1.0, 0.05, 0.1),
+}
+
+
+def preset(section: ClassEmbedding) -> Preset:
+    """Return the values in force.
+
+    The published decay is made for a cross-entropy and the diversity for a loss that has none; objectives
+    that compare with images have neither unless they are asked for.
+    """
+    usual = USES[section.use]
+    driven = section.objective in DRIVEN
+    decay = usual.weight_decay if driven and section.objective != "realism" else 0.0
+    return Preset(
+        section.init or usual.init,
+        section.alpha if section.alpha is not None else usual.alpha if driven else 0.0,
+        section.lr or usual.lr,
+        section.weight_decay if section.weight_decay is not None else decay,
+    )
+
+
+def refuse(settings: Finetune) -> None:
+    """Refuse settings that cannot go together.
+
+    Raises:
+        ConfigError: Names both keys.
+    """
+    refuse_gan_settings(settings)
+    section = settings.class_embedding
+    for wrong, message, remedy in (*_whole_run(settings, section), *_within(section)):
+        if wrong:
+            raise ConfigError(message, remedy)
+
+
+def _whole_run(settings: Finetune, section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    method = "finetune.method=class_embedding"
+    budget = settings.budget
+    timed = budget.kimg is None and budget.epochs is None
+    return [
+        (
+            settings.prior != "normal",
+            f"finetune.prior={settings.prior} moves the latents that {method} needs as the source has them",
+            "set finetune.prior=normal, or choose another finetune.method",
+        ),
+        (
+            "worst" in settings.controls,
+            f"finetune.controls has worst, and {method} needs classes, which the worst source may lack",
+            "set finetune.controls=[] or [scratch]",
+        ),
+        (
+            timed and section.starts > 1,
+            f"{KEY}.starts={section.starts} share the budget evenly, but finetune.budget has minutes alone",
+            f"set finetune.budget={{kimg: 10}}, or {KEY}.starts=1",
+        ),
+        (
+            not timed and _unseen(settings, section),
+            f"finetune.evaluate_every_kimg={settings.evaluate_every_kimg:g} looks too seldom for "
+            f"{KEY}.starts={section.starts} within finetune.budget.kimg={budget.kimg or 0:g}",
+            "make it the budget in kimg, divided by the starts, or less",
+        ),
+    ]
+
+
+def _unseen(settings: Finetune, section: ClassEmbedding) -> bool:
+    """Tell whether a start could go by without a look; epochs alone are left to the user."""
+    if settings.budget.kimg is None or section.starts == 1:
+        return False
+    images = total_images(settings.budget, 1, settings.batch) if settings.budget.epochs is None else 1e12
+    return settings.evaluate_every_kimg * 1000 > images / section.starts + settings.batch
+
+
+def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    use, objective = f"{KEY}.use={section.use}", f"{KEY}.objective={section.objective}"
+    known = section.use != "repurpose"
+    names_file = section.classifier is not None
+    drawn = preset(section)
+    return [
+        (
+            known and not section.classes,
+            f"{KEY}.classes is empty, but {use} works on classes that the source has",
+            f"name them, as in {KEY}.classes=[3]; `graftgan classes diagnose` finds them",
+        ),
+        (
+            not known and bool(section.classes),
+            f"{KEY}.classes names classes of the source, but {use} makes new ones",
+            f"set {KEY}.classes=[], or {KEY}.use=repair",
+        ),
+        (
+            len(set(section.classes)) < len(section.classes),
+            f"{KEY}.classes names a class twice",
+            "name each once",
+        ),
+        (
+            section.objective == "classifier" and not names_file,
+            f"{objective} needs {KEY}.classifier, which is null",
+            f"set {KEY}.classifier=torchscript:PATH?px=224, or {KEY}.objective=probe",
+        ),
+        (
+            section.objective != "classifier" and names_file,
+            f"{KEY}.classifier is not used with {objective}",
+            f"set {KEY}.objective=classifier, or {KEY}.classifier=null",
+        ),
+        (
+            names_file and str(section.classifier).startswith("onnx:"),
+            f"{KEY}.classifier is an ONNX file, through which {objective} gets no gradient",
+            "export it as TorchScript: torchscript:PATH?px=224",
+        ),
+        (
+            section.objective == "classifier" and not known and not section.classifier_classes,
+            f"{KEY}.classifier_classes is empty, and with {use} no class of the source tells them",
+            f"set {KEY}.classifier_classes=[...], one for each new class",
+        ),
+        (
+            section.objective in ("discriminator", "realism") and not known,
+            f"{objective} asks the source's D for a class that {use} does not have",
+            f"set {KEY}.objective=mmd or probe",
+        ),
+        (
+            section.objective == "realism" and not drawn.alpha,
+            f"{KEY}.alpha=0 leaves {objective} nothing to raise",
+            f"set {KEY}.alpha=0.5",
+        ),
+        (
+            section.diversity == "softmax" and section.objective != "classifier" and drawn.alpha > 0,
+            f"{KEY}.diversity=softmax compares a classifier's answers, which {objective} has not",
+            f"set {KEY}.diversity=features",
+        ),
+        (
+            section.objective == "inversion" and bool(section.alpha),
+            f"{KEY}.alpha is not used with {objective}, which has latents of its own",
+            f"set {KEY}.alpha=null",
+        ),
+        (
+            "target" in section.init and not known,
+            f"{KEY}.init has target, but with {use} there is no row to begin at",
+            f"set {KEY}.init=[mean, top]",
+        ),
+    ]
