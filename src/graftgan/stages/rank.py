@@ -1,4 +1,4 @@
-"""rank: which source covers the image set best, by recall of the target (Grigoryev et al. 2022)."""
+"""rank: which source covers the image set best; recall of the target decides (Grigoryev et al. 2022)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,14 @@ from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import covered, precision, recall
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.choosing import Row, choose, order_rows
 from graftgan.stages.features import Features, Images, cached, open_extractor
 from graftgan.stages.start import can_fit, scratch_spec
 
-Row = dict[str, Any]
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
 SHEET_IMAGES = 32
 SHEET_COLUMNS = 8
 LEAST_TARGET_IMAGES = 10
-TIE_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,10 +79,9 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     key = digest_text(f"{data.digest} target")
     target = cached(key, lambda: images, extractor, ctx, "target features")
     candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
-    rows = order_rows(
-        run_all(measure, candidates, ctx, params.runtime.threads, processes(params.runtime)), len(images)
-    )
-    choice, worst, tied, advice = choose(rows, params, len(images))
+    measured = run_all(measure, candidates, ctx, params.runtime.threads, processes(params.runtime))
+    rows = order_rows(measured, len(images), params.rank.selector)
+    choice, worst, tied, advice = choose(rows, params.rank, len(images))
     warnings += advice
     if len(images) < 100:
         warnings.append(f"recall is counted on {len(images)} images: its steps are {1 / len(images):.3f}")
@@ -91,8 +89,8 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     save_uncovered(folder / "uncovered.png", choice["name"], candidates, images, target, ctx)
     record = {
         "protocol": extractor.protocol, "samples": params.rank.samples, "neighbours": params.rank.neighbours,
-        "n_target": len(images), "dataset": data.digest, "choice": choice, "worst": worst, "tied": tied,
-        "warnings": warnings, "rows": rows,
+        "n_target": len(images), "dataset": data.digest, "selector": params.rank.selector,
+        "choice": choice, "worst": worst, "tied": tied, "warnings": warnings, "rows": rows,
     }  # fmt: skip
     write_json(folder / "ranking.json", record)
     write_text(folder / "ranking.csv", ranking_csv(rows))
@@ -199,70 +197,6 @@ def interval(estimate: Estimate) -> dict[str, float | None]:
     """Return value and ends of an interval; None where they are not finite."""
     ends = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
     return {name: float(end) if math.isfinite(end) else None for name, end in ends.items()}
-
-
-def order_rows(rows: Sequence[Row], n_target: int) -> list[Row]:
-    """Sort by recall; within two standard errors, more training images first, then lower Fréchet distance."""
-    rest = sorted(rows, key=lambda row: -row["recall"]["value"])
-    ordered: list[Row] = []
-    while rest:
-        leaders = tied_with(rest[0], rest, n_target)
-        ordered += sorted(leaders, key=lambda row: (-row["training_images"], row["fd"]["value"], row["name"]))
-        rest = [row for row in rest if row not in leaders]
-    return [{"rank": place, **row} for place, row in enumerate(ordered, 1)]
-
-
-def tied_with(top: Row, rows: Sequence[Row], n_target: int) -> list[Row]:
-    """Return the rows whose recall is within two standard errors of the top row's."""
-    share = top["recall"]["value"]
-    margin = TIE_STANDARD_ERRORS * math.sqrt(share * (1 - share) / n_target)
-    return [row for row in rows if row["recall"]["value"] >= share - margin]
-
-
-def choose(
-    rows: Sequence[Row], params: Params, n_target: int
-) -> tuple[dict[str, str], str | None, list[str], list[str]]:
-    """Return the choice with its reason, the worst source, the names tied with the best, and warnings."""
-    best = max(rows, key=lambda row: row["recall"]["value"])
-    tied = [row["name"] for row in tied_with(best, rows, n_target)] if best["recall"]["value"] > 0 else []
-    sources = [row for row in rows if row["kind"] == "source"]
-    wanted = params.rank.choose
-    chosen = rows[0] if wanted == "recommended" else next(row for row in rows if row["name"] == wanted)
-    worst = next((row["name"] for row in reversed(sources) if row["name"] != chosen["name"]), None)
-    warnings = []
-    if best["recall"]["value"] < params.rank.low_recall:
-        warnings.append(
-            "no source covers your data (best recall "
-            f"{best['recall']['value']:.3f}): transfer may gain less, consider a broader source"
-        )
-    return (
-        {"name": chosen["name"], "why": reason(chosen, rows, wanted, tied, n_target)},
-        worst,
-        tied,
-        warnings,
-    )
-
-
-def reason(chosen: Row, rows: Sequence[Row], wanted: str, tied: Sequence[str], n_target: int) -> str:
-    """Return the sentence that says why this source was chosen."""
-    found = chosen["recall"]
-    ends = f"{found['low']:.0%} to {found['high']:.0%}"
-    covers = f"its samples cover {found['value']:.0%} ({ends}) of your {n_target} images"
-    if wanted != "recommended":
-        return f"{chosen['name']} was asked for by rank.choose; {covers}."
-    others = [name for name in tied if name != chosen["name"]]
-    if chosen["name"] in tied and others:
-        return (
-            f"{chosen['name']}: {covers}, not clearly more or less than {', '.join(others)}; "
-            "among equals more training images and then the lower Fréchet distance decide."
-        )
-    second = next((row for row in rows if row["name"] != chosen["name"]), None)
-    more = (
-        f", more than any other source (next is {second['name']} with {second['recall']['value']:.0%})"
-        if second
-        else ""
-    )
-    return f"{chosen['name']}: {covers}{more}."
 
 
 def save_uncovered(

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+from stages.models import tiny_spec
+from training.nets import copies, equal
+
+from graftgan.checkpoints.store import WEIGHTS, save_gan
+from graftgan.cli import cli
+from graftgan.config import Params
+from graftgan.context import StopSignal
+from graftgan.contract import digest_file, read_json
+from graftgan.errors import ConfigError
+from graftgan.gans.base import build
+from graftgan.metrics.kid import kid
+from graftgan.metrics.precision_recall import precision, recall
+from graftgan.params import load
+from graftgan.study import commands, transfer, transfer_page
+from graftgan.study.transfer import Plan, Study, check, curves, displacement, run, take, typical_distance
+from graftgan.study.transfer_findings import averaged, best_kid, draws, frame, images_to, times
+
+ARMS = ("both", "g_only", "d_only", "scratch")
+# 6 steps, looks at 16, 32 and 48 images.
+RECIPE = {
+    "finetune.budget": "{kimg: 0.048}", "finetune.batch": 8, "finetune.evaluate_every_kimg": 0.016,
+    "finetune.validation_samples": 16, "finetune.precision": "fp32", "finetune.r1_interval": 4,
+    "finetune.scratch": "{z_dim: 8, w_dim: 8, mapping_layers: 1, channel_base: 128, channel_max: 8}",
+    "rank.samples": 16, "rank.neighbours": 3, "rank.extractor": "efflite0-128", "data.resolution": 32,
+    "data.split": "{validation: 0.25, test: 0.2}", "runtime.device": "cpu", "runtime.workers": 1,
+    "data.near_duplicate_bits": 0,
+}  # fmt: skip
+
+
+def furnish(root: Path) -> list[str]:
+    """Make an image set and a catalogue of two tiny sources; return assignments that use them."""
+    (root / "pictures").mkdir(parents=True)
+    for i, small in enumerate(np.random.default_rng(0).integers(0, 256, (60, 4, 4, 3), dtype=np.uint8)):
+        Image.fromarray(small).resize((32, 32), Image.Resampling.BICUBIC).save(
+            root / "pictures" / f"{i:02}.png"
+        )
+    entries = []
+    for seed, name in enumerate(("near", "far"), 1):
+        (root / name).mkdir()
+        save_gan(build(tiny_spec(), seed), root / name)
+        entries.append(
+            {"name": name, "path": name, "sha256": digest_file(root / name / WEIGHTS), "resolution": 32,
+             "title": name, "licence": "CC0-1.0"}
+        )  # fmt: skip
+    (root / "catalogue.yaml").write_text(yaml.safe_dump(entries))
+    settings = {**RECIPE, "rank.catalogue": str(root / "catalogue.yaml")}
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Params, list[str]]:
+    root = tmp_path_factory.mktemp("transfer")
+    assignments = furnish(root)
+    return root, load(None, assignments), assignments
+
+
+def plan(shop: tuple[Path, Params, list[str]], out: Path, **changes: Any) -> Plan:
+    root, params, _ = shop
+    usual = {"params": params, "targets": (str(root / "pictures"),), "sources": ("near",), "seeds": 1,
+             "arms": ARMS, "workers": 1, "out": out}  # fmt: skip
+    return Plan(**(usual | changes))
+
+
+@pytest.fixture(scope="module")
+def done(shop: tuple[Path, Params, list[str]]) -> Study:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAFTGAN_HOME", str(shop[0] / "home"))
+        patch.setenv("GRAFTGAN_CACHE", str(shop[0] / "cache"))
+        return run(plan(shop, shop[0] / "out"), StopSignal())
+
+
+@pytest.fixture(autouse=True)
+def places(shop: tuple[Path, Params, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(shop[0] / "home"))
+    monkeypatch.setenv("GRAFTGAN_CACHE", str(shop[0] / "cache"))
+
+
+# Arms
+
+
+def test_what_an_arm_does_not_take_is_fresh_the_average_too() -> None:
+    source = build(tiny_spec(), 1)
+    Generators = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+    def parts(arm: str) -> Generators:
+        found = take(source, arm, 7)
+        return copies(found.generator), copies(found.discriminator), copies(found.generator_ema)
+
+    g, d, ema = copies(source.generator), copies(source.discriminator), copies(source.generator_ema)
+    for arm, keeps_g, keeps_d in (("both", True, True), ("g_only", True, False), ("d_only", False, True)):
+        its_g, its_d, its_ema = parts(arm)
+        assert equal(its_g, g) == keeps_g and equal(its_ema, ema) == keeps_g and equal(its_d, d) == keeps_d, (
+            arm
+        )
+    fresh = build(source.spec, 7)
+    assert equal(parts("g_only")[1], copies(fresh.discriminator))
+    assert equal(parts("d_only")[0], copies(fresh.generator)) and equal(
+        parts("d_only")[2], parts("d_only")[0]
+    )
+    average = take(source, "d_only", 7).generator_ema
+    assert not average.training and not any(p.requires_grad for p in average.parameters())
+    assert equal(copies(source.generator), g), "the source itself stays"
+
+
+def test_what_would_compare_unlike_things_is_refused(
+    shop: tuple[Path, Params, list[str]], tmp_path: Path
+) -> None:
+    changes = {"finetune.method=freeze_d": "finetune.method", "finetune.penalties=[l2_sp]": "penalties"}
+    for change, word in changes.items():
+        with pytest.raises(ConfigError, match=word):
+            check(plan(shop, tmp_path, params=load(None, [*shop[2], change])))
+    with pytest.raises(ConfigError, match="same name"):
+        check(plan(shop, tmp_path, targets=("a/x.zip", "b/x.parquet")))
+    assert not list(tmp_path.iterdir())
+
+
+# Measures
+
+
+def test_displacement_is_the_distance_row_by_row() -> None:
+    before = np.array([[0.0, 0.0], [1.0, 1.0]], np.float32)
+    assert list(displacement(before, before + np.float32([3, 4]))) == [5, 5]
+    assert list(displacement(before, before)) == [0, 0]
+
+
+def test_the_yardstick_is_the_mean_over_different_rows() -> None:
+    points = np.array([[0.0], [1.0], [3.0]])
+    assert typical_distance(points) == pytest.approx((1 + 3 + 2) / 3)
+
+
+class Given:
+    """Looks with features that are known."""
+
+    def __init__(self, *features: np.ndarray) -> None:
+        self._features = dict(zip((0, 16, 32), features, strict=False))
+
+    def features(self, images: int) -> np.ndarray:
+        return self._features[images]
+
+
+def test_curves_hold_the_measures_of_metrics_and_the_movement_since_the_look_before() -> None:
+    draw = np.random.default_rng(0)
+    real, first, second = (draw.normal(size=(30, 4)) + shift for shift in (0.0, 0.5, 0.1))
+    params = Params()
+    start, end = curves(Given(first, second), [0, 16], real, params)  # type: ignore[arg-type]
+    assert (start["images"], end["images"]) == (0, 16)
+    assert end["kid"] == kid(second, real).value and start["kid_low"] == kid(first, real).low
+    k = params.evaluate.recall_neighbours
+    assert end["recall"] == recall(real, second, k=k).value
+    assert end["precision"] == precision(second, real, k=k).value
+    gaps = np.linalg.norm(second - first, axis=1)
+    assert end["moved"] == pytest.approx(gaps.mean()) and end["moved_low"] == pytest.approx(
+        np.quantile(gaps, 0.1)
+    )
+    assert "moved" not in start
+
+
+# A whole study
+
+
+def test_every_arm_is_run_and_scratch_once(done: Study) -> None:
+    assert [(r["source"], r["arm"]) for r in done.records] == [
+        ("scratch", "scratch"), ("near", "both"), ("near", "g_only"), ("near", "d_only"),
+    ]  # fmt: skip
+    for record in done.records:
+        assert [look["images"] for look in record["curve"]] == [0, 16, 32, 48]
+        measures = {"kid", "precision", "recall", "coverage", "density", "ada_p"}
+        assert all(measures <= set(look) for look in record["curve"])
+        assert all(look["moved"] > 0 for look in record["curve"][1:])
+        assert record["protocol"].startswith("efflite0-128@128") and record["real_distance"] > 0
+
+
+def test_starts_are_equal_where_the_generators_are(done: Study) -> None:
+    start = {r["arm"]: r["curve"][0]["kid"] for r in done.records}
+    assert start["both"] == start["g_only"] and start["d_only"] != start["both"]
+    first = {r["arm"]: r["curve"][1]["kid"] for r in done.records}
+    assert len(set(first.values())) == 4, "and then all go their own ways"
+
+
+def test_no_states_are_left_and_nothing_is_done_twice(done: Study) -> None:
+    out = done.plan.out
+    assert not [p for p in (out / "states").rglob("*") if p.is_file()]
+    files = {p: p.stat().st_mtime_ns for p in out.glob("*/units/*.json")}
+    assert len(files) == 4
+    assert run(done.plan, StopSignal()).records == done.records
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+
+
+def test_another_recipe_has_units_of_its_own(done: Study, shop: tuple[Path, Params, list[str]]) -> None:
+    other = plan(shop, done.plan.out, params=load(None, [*shop[2], "finetune.batch=4"]), arms=("both",))
+    found = run(other, StopSignal())
+    assert len(found.records) == 1 and len(list(done.plan.out.glob("*/units/*.json"))) == 5
+    assert found.records[0]["curve"] != done.records[1]["curve"]
+
+
+def test_a_stopped_study_goes_on_and_ends_the_same(
+    done: Study, shop: tuple[Path, Params, list[str]], tmp_path: Path
+) -> None:
+    root, _, assignments = shop
+    words = [sys.executable, "-m", "graftgan", "study", "transfer", "--out", str(tmp_path / "out")]
+    words += ["--params", str(root / "none.yaml"), "--targets", str(root / "pictures"), "--sources", "near"]
+    words += [word for text in assignments for word in ("--set", text)]
+    (root / "none.yaml").write_text("{}\n")
+    around = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(words, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list((tmp_path / "out").glob("states/*/*/states/*")) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate()
+    assert process.returncode == 143, told.decode()
+    again = plan(shop, tmp_path / "out")
+    assert run(again, StopSignal()).records == done.records
+
+
+# Findings
+
+
+def record(arm: str, kids: list[float], source: str = "near", seed: int = 0) -> dict[str, Any]:
+    looks = [
+        {"images": 1000.0 * i, "kid": v, "kid_low": v - 0.01, "kid_high": v + 0.01, "precision": 0.5,
+         "recall": 0.1 * i, "coverage": 0.2, "density": 1.0, "ada_p": 0.0} | ({"moved": 4.0 / i} if i else {})
+        for i, v in enumerate(kids)
+    ]  # fmt: skip
+    return {"target": "t", "source": source, "arm": arm, "seed": seed, "protocol": "p", "real_distance": 2.0,
+            "curve": looks}  # fmt: skip
+
+
+def test_times_to_the_own_best_and_to_that_of_scratch() -> None:
+    fast = record("both", [1.0, 0.5, 0.3, 0.2, 0.201])
+    slow = record("d_only", [1.0, 0.9, 0.8, 0.7, 0.65])
+    none = record("scratch", [1.0, 0.9, 0.8, 0.6, 0.5], "scratch")
+    rows = {row.arm: row for row in times([fast, slow, none])}
+    assert best_kid(fast) == 0.2 and images_to(fast, 0.5) == 1000 and images_to(slow, 0.5) is None
+    assert (rows["both"].cross, rows["both"].reached, rows["both"].own) == (1000, 1, 3000)
+    assert (rows["d_only"].cross, rows["d_only"].reached) == (None, 0)
+    assert rows["scratch"].cross == 4000
+    assert rows["both"].first_move == 2.0 and rows["both"].last_move == 0.5, "over that of two real images"
+    assert [row.arm for row in times([slow, none, fast])] == ["both", "scratch", "d_only"]
+
+
+def test_the_best_does_not_count_the_start() -> None:
+    assert best_kid(record("both", [0.1, 0.5, 0.3])) == 0.3
+
+
+def test_seeds_are_averaged_and_crossings_compared_within_a_seed() -> None:
+    runs = [
+        record("both", [1.0, 0.4], seed=0), record("both", [1.0, 0.6], seed=1),
+        record("scratch", [1.0, 0.5], "scratch", 0), record("scratch", [1.0, 0.5], "scratch", 1),
+    ]  # fmt: skip
+    rows = {row.arm: row for row in times(runs)}
+    assert rows["both"].best == pytest.approx(0.5) and rows["both"].reached == 1 and rows["both"].seeds == 2
+    assert averaged(runs[:2])[1]["kid"] == pytest.approx(0.5)
+
+
+def test_selectors_are_judged_by_the_arm_with_both_networks_and_scratch(done: Study) -> None:
+    (draw,) = draws(done)
+    assert set(draw.outcomes) == {"near", "scratch"}
+    both = next(r for r in done.records if r["arm"] == "both")
+    assert draw.outcomes["near"].value == best_kid(both)
+    assert draw.rows == done.rankings["pictures"]["rows"]
+
+
+def test_the_page_and_the_table(done: Study, tmp_path: Path) -> None:
+    table, page = transfer_page.write(done, tmp_path)
+    assert pd.read_parquet(table).equals(frame(done)) and len(frame(done)) == 16
+    text = page.read_text(encoding="utf-8")
+    for word in ("arms of near", "g_only", "coverage", "efflite0-128@128", "Spearman", "Recall"):
+        assert word in text
+    assert text.count("<svg") == 8 and "<script" not in text
+    transfer_page.write(done, tmp_path)
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_the_command_runs_a_whole_tiny_study(
+    done: Study, shop: tuple[Path, Params, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, _, assignments = shop
+    monkeypatch.setattr(commands.StopSignal, "install", lambda self: None)
+    (root / "none.yaml").write_text("{}\n")
+    words = ["study", "transfer", "--params", str(root / "none.yaml"), "--out", str(done.plan.out)]
+    words += ["--targets", str(root / "pictures"), "--sources", "near", "--arms", "both", "--arms", "scratch"]
+    words += [word for text in assignments for word in ("--set", text)]
+    result = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert (
+        "On pictures the best start is" in result.output and "Choices that were right, of 1" in result.output
+    )
+    assert (done.plan.out / "transfer.html").is_file()
+    assert read_json(next(done.plan.out.glob("pictures/units/near-both-*.json")))["arm"] == "both"
+    logging.getLogger("graftgan").handlers = []
+    assert transfer.ARMS == ARMS
