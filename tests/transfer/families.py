@@ -23,13 +23,15 @@ SIZES: dict[str, dict[str, Any]] = {
     "resnet_gan": {"variant": "resnet2", "z_dim": 8, "embed_dim": 2, "nfilter": 4, "nfilter_max": 8,
                    "nfilter_max_d": 8, "stages": 4},
 }  # fmt: skip
-RESOLVED = ("stylegan2", "biggan", "resnet_gan")
+RESOLVED = ("stylegan2", "stylegan3", "biggan", "biggan_deep", "resnet_gan")
 """Families whose layers belong to a resolution each."""
-UNRESOLVED = ("stylegan3", "biggan_deep")
+UNRESOLVED = ("dcgan",)
+OTHERS: dict[str, dict[str, Any]] = {"dcgan": {"z_dim": 8, "g_ch": 4, "d_ch": 4}}
 
 
 def small(family: str) -> Gan:
-    return build(GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family]}), seed=1)
+    sizes = {**SIZES, **OTHERS}[family]
+    return build(GanSpec.from_dict({"family": family, "resolution": 32, **sizes}), seed=1)
 
 
 def on_meta(family: str, **sizes: Any) -> Gan:

@@ -17,11 +17,19 @@ from transfer.families import RESOLVED, UNRESOLVED, count, moved, names, on_meta
 RUN = {"method": "adafm", "low_level_from_px": 16, "low_level_d_from_px": 32}
 MODULATED = {
     "stylegan2": {f"synthesis.b{r}.conv{i}" for r in (16, 32) for i in (0, 1)},
+    "stylegan3": {f"synthesis.{name}" for name in ("L0_36_8", "L1_52_8", "L2_52_4", "L3_32_4")},
+    "biggan_deep": {f"generator.layers.{j}.conv_{i}" for j in (2, 3, 4) for i in (1, 2)},
     "biggan": {f"blocks.{b}.0.conv{i}" for b in (1, 2) for i in (1, 2)},
     "resnet_gan": {f"resnet_{s}_{b}.conv_{i}" for s in (2, 3) for b in (0, 1) for i in (0, 1)},
 }
+TOP = ("layers.2", "layers.3", "layers.4")
 KEPT = {
     "stylegan2": (("synthesis.b16.", "synthesis.b32."), ("b32.",)),
+    "stylegan3": (
+        ("synthesis.L0", "synthesis.L1", "synthesis.L2", "synthesis.L3", "synthesis.L4"),
+        ("b32.",),
+    ),
+    "biggan_deep": (tuple(f"generator.{part}." for part in (*TOP, "bn", "conv_to_rgb")), ("blocks.0.",)),
     "biggan": (("blocks.1.", "blocks.2.", "output_layer."), ("blocks.0.",)),
     "resnet_gan": (("resnet_2_", "resnet_3_", "conv_img."), ("resnet_0_", "conv_img.")),
 }
@@ -58,8 +66,9 @@ def test_what_moves_by_name(family: str) -> None:
     g, d = moved(run)
     of_g, of_d = KEPT[family]
     plain = names(run.gan.generator, "") - names(run.gan.generator, *of_g)
+    weight = "weight_orig" if family == "biggan_deep" else "weight"
     added = {
-        f"{layer}.parametrizations.weight.0.{name}"
+        f"{layer}.parametrizations.{weight}.0.{name}"
         for layer in MODULATED[family]
         for name in ("gamma", "beta")
     }

@@ -8,8 +8,14 @@ from graftgan.errors import ConfigError
 from graftgan.transfer import method
 from transfer.families import RESOLVED, UNRESOLVED, count, moved, names, on_meta, small, train, trainer
 
+TOP = ("layers.2", "layers.3", "layers.4")
 KEPT = {
     "stylegan2": (("synthesis.b16.", "synthesis.b32."), ("b32.",)),
+    "stylegan3": (
+        ("synthesis.L0", "synthesis.L1", "synthesis.L2", "synthesis.L3", "synthesis.L4"),
+        ("b32.",),
+    ),
+    "biggan_deep": (tuple(f"generator.{part}." for part in (*TOP, "bn", "conv_to_rgb")), ("blocks.0.",)),
     "biggan": (("blocks.1.", "blocks.2.", "output_layer."), ("blocks.0.",)),
     "resnet_gan": (("resnet_2_", "resnet_3_", "conv_img."), ("resnet_0_", "conv_img.")),
 }

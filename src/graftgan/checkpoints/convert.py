@@ -12,10 +12,12 @@ from torch import Tensor
 
 from graftgan.checkpoints.content import open_content
 from graftgan.checkpoints.imported import Imported
+from graftgan.checkpoints.prior_file import write_prior
 from graftgan.checkpoints.readers import read
 from graftgan.checkpoints.store import SPEC, WEIGHTS, assemble, save_tensors
 from graftgan.contract import atomic_path, digest_file, write_json
 from graftgan.errors import CheckpointError, ConfigError
+from graftgan.gans.prior import split_prior
 from graftgan.gans.spec import GanSpec
 
 IMPORT = "import.json"
@@ -139,14 +141,16 @@ def export_checkpoint(model: Path, kind: str, out: Path) -> tuple[str, ...]:
         known = ", ".join(sorted({*WRITERS, *traced, "safetensors"}))
         raise ConfigError(f"there is no format {kind!r}", f"use one of {known}")
     imported = read_checkpoint(model)
+    _, prior = split_prior(imported.tensors, model)
+    beside = (write_prior(prior, out),) if prior is not None and kind != "safetensors" else ()
     with atomic_path(out) as temporary:
         if kind == "safetensors":
             spec = {"spec": json.dumps(imported.spec.to_dict(), sort_keys=True)}
             save_tensors(_apart(imported), temporary, spec)
             return ()
         if kind in traced:
-            return _trace(imported, kind, model, temporary)
-        return WRITERS[kind](imported.tensors, imported.spec, temporary)
+            return (*_trace(imported, kind, model, temporary), *beside)
+        return (*WRITERS[kind](imported.tensors, imported.spec, temporary), *beside)
 
 
 def _trace(imported: Imported, kind: str, model: Path, target: Path) -> tuple[str, ...]:

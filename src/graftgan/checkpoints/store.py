@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from graftgan.contract import read_json, write_json
 from graftgan.errors import CheckpointError, MissingInput
 from graftgan.gans.base import Gan, build
-from graftgan.gans.folding import plain_state
+from graftgan.gans.folding import adapters, plain_state
+from graftgan.gans.miner import is_mined, miner_of
+from graftgan.gans.prior import Prior, split_prior
 from graftgan.gans.spec import GanSpec
 
 WEIGHTS = "gan.safetensors"
@@ -69,12 +71,27 @@ def compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> LoadTabl
 
 
 def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tensor]:
-    """Return the state of the named networks as contiguous CPU tensors with dotted names, adapters folded."""
+    """Return the state of the named networks as contiguous CPU tensors with dotted names, adapters folded.
+
+    A prior comes with the generators, as ``prior.…``, unless it has become N(0, I). A miner is one.
+    """
     tensors = {}
     for network in networks:
         for name, tensor in plain_state(getattr(gan, network)).items():
-            tensors[f"{network}.{name}"] = tensor.detach().cpu().contiguous().clone()
-    return tensors
+            if not is_mined(name):
+                tensors[f"{network}.{name}"] = tensor.detach().cpu().contiguous().clone()
+    miner = miner_of(gan.generator_ema)
+    return tensors | prior_tensors(gan.prior if miner is None else miner.law())
+
+
+def prior_tensors(prior: Prior | None) -> dict[str, Tensor]:
+    """Return the tensors of a prior; none for N(0, I), which its own draws at lambda = 1 are."""
+    return {} if prior is None or prior.position >= 1.0 else prior.tensors()
+
+
+def adapter_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return what parametrisations brought to a network as contiguous CPU tensors, empty without any."""
+    return {name: p.detach().cpu().contiguous().clone() for name, p in adapters(network).items()}
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -156,6 +173,23 @@ def load_gan(folder: Path, weights: str = WEIGHTS) -> Gan:
     return assemble(read_spec(folder / SPEC), read_tensors(folder / weights), folder / weights)
 
 
+def read_prior(
+    spec: GanSpec, tensors: Mapping[str, Tensor], origin: Path
+) -> tuple[dict[str, Tensor], Prior | None]:
+    """Part the tensors of a file into those of its networks and its prior, None where it has none.
+
+    Raises:
+        CheckpointError: The prior is damaged, or its latents are not as long as the network's.
+    """
+    rest, prior = split_prior(tensors, origin)
+    if prior is not None and prior.z_dim != spec.z_dim:
+        raise CheckpointError(
+            f"{origin}: its prior is of latents of length {prior.z_dim}, its network's have {spec.z_dim}",
+            "use the file the spec was written for",
+        )
+    return rest, prior
+
+
 def assemble(spec: GanSpec, tensors: dict[str, Tensor], origin: Path) -> Gan:
     """Build the networks of a spec from the tensors of all of them, strictly.
 
@@ -163,6 +197,7 @@ def assemble(spec: GanSpec, tensors: dict[str, Tensor], origin: Path) -> Gan:
         CheckpointError: A tensor is missing, unknown, of another shape, or not finite.
     """
     gan = build(spec, seed=0)
+    tensors, gan.prior = read_prior(spec, tensors, origin)
     for network in NETWORKS:
         prefix = f"{network}."
         part = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -15,15 +15,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from graftgan.errors import ConfigError
+from graftgan.gans.prior import Prior
 from graftgan.gans.spec import GanSpec, family_module
 
 NoiseMode = Literal["random", "const", "none"]
 
 
 class Generator(nn.Module, ABC):
-    """Latents to images. Every family's generator is one of these."""
+    """Latents to images. Every family's generator is one of these.
+
+    Attributes:
+        spec: Sizes that it was built from.
+        prior: The law that its latents come from, None for N(0, I); it belongs to the weights.
+    """
 
     spec: GanSpec
+    prior: Prior | None = None
 
     @abstractmethod
     def forward(
@@ -68,7 +75,9 @@ class StyledGenerator(Generator):
         if float(torch.rand((), device="cpu")) >= mixing_prob:
             return ws
         cutoff = int(torch.randint(1, ws.shape[1], (), device="cpu"))
-        other = self.mapping(torch.randn_like(z), labels, update_w_avg=False)
+        own = self.prior is not None and self.prior.position < 1.0
+        fresh = self.prior.draw(len(z)).to(z) if self.prior and own else torch.randn_like(z)
+        other = self.mapping(fresh, labels, update_w_avg=False)
         return torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
 
 
@@ -112,6 +121,15 @@ class Gan:
     generator_ema: Generator
     fresh: tuple[str, ...] = ()
 
+    @property
+    def prior(self) -> Prior | None:
+        """The law of the averaged generator's latents; setting it sets both generators'."""
+        return self.generator_ema.prior
+
+    @prior.setter
+    def prior(self, prior: Prior | None) -> None:
+        self.generator.prior = self.generator_ema.prior = prior
+
     def to(self, device: torch.device | str) -> Gan:
         """Move all three networks to ``device`` and return self."""
         for net in (self.generator, self.discriminator, self.generator_ema):
@@ -148,14 +166,18 @@ def to_uint8(img: Tensor) -> NDArray[np.uint8]:
     return array
 
 
-def draw_latents(spec: GanSpec, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor | None]:
+def draw_latents(
+    spec: GanSpec, n: int, rng: torch.Generator, prior: Prior | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Draw ``z`` [n, z_dim] and, for a conditional spec, uniform class ids [n] from a CPU generator.
+
+    ``z`` is from N(0, I), or from a generator's own ``prior`` where it has one.
 
     Images are drawn one after the other, so a longer or differently cut series begins with the same images.
     """
     z, labels = [], []
     for _ in range(n):
-        z.append(torch.randn(spec.z_dim, generator=rng))
+        z.append(torch.randn(spec.z_dim, generator=rng) if prior is None else prior.draw_one(rng))
         if spec.classes:
             labels.append(torch.randint(spec.classes, (), generator=rng))
     stacked = torch.stack(z) if z else torch.empty(0, spec.z_dim)
@@ -171,7 +193,7 @@ def sample(
     labels: int | Sequence[int] | None = None,
     batch: int = 64,
 ) -> NDArray[np.uint8]:
-    """Sample ``n`` images that depend on the seed and their place only.
+    """Sample ``n`` images that depend on the seed and their place only, from the generator's own prior.
 
     Image i is the same for every ``n`` and, to float rounding, for every ``batch``: latents come from one
     stream and the noise is the network's constant one.
@@ -200,7 +222,7 @@ def sample(
     try:
         for start in range(0, n, batch):
             stop = min(start + batch, n)
-            z, drawn = draw_latents(spec, stop - start, rng)
+            z, drawn = draw_latents(spec, stop - start, rng, generator.prior)
             ids = drawn if wanted is None else wanted[start:stop]
             img = generator(z.to(device), None if ids is None else ids.to(device), truncation_psi, "const")
             images[start:stop] = to_uint8(img)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -18,6 +21,17 @@ def _parametrised(network: nn.Module) -> list[tuple[str, nn.Module, str]]:
     ]
 
 
+def _value(module: nn.Module, weight: str) -> Tensor:
+    """Return a parametrised tensor's value, computed on the CPU, where equal numbers give equal bits."""
+    present = cast(Tensor, getattr(module, weight))
+    if present.device.type in ("cpu", "meta"):
+        return present.detach()
+    # Kernels of other devices round otherwise, and an adapter is applied where there may be no such device.
+    chains = cast(nn.ModuleDict, module.parametrizations)
+    chain = copy.deepcopy(chains[weight]).cpu()
+    return cast(Tensor, chain()).detach().to(present.device)
+
+
 @torch.no_grad()
 def plain_state(network: nn.Module) -> dict[str, Tensor]:
     """Return the state of a network with every parametrised tensor at its present value, under its own name.
@@ -28,7 +42,7 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     for prefix, module, weight in _parametrised(network):
         inner = f"{prefix}{MARK}{weight}."
         state = {name: tensor for name, tensor in state.items() if not name.startswith(inner)}
-        state[prefix + weight] = getattr(module, weight).detach()
+        state[prefix + weight] = _value(module, weight)
     return state
 
 
@@ -45,6 +59,6 @@ def adapters(network: nn.Module) -> dict[str, nn.Parameter]:
 def fold(network: nn.Module) -> None:
     """Replace every parametrised tensor by a plain parameter of its present value."""
     for _, module, weight in _parametrised(network):
-        value = getattr(module, weight).detach().clone()
+        value = _value(module, weight).clone()
         parametrize.remove_parametrizations(module, weight, leave_parametrized=False)
         getattr(module, weight).copy_(value)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftgan.gans.base import Generator, to_uint8
+from graftgan.gans.prior import Prior
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -26,10 +27,19 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
     return cast(Tensor, arc * (length / torch.sin(angle)))
 
 
-def walk_latents(z_dim: int, walks: int, stops: int, frames_a_leg: int, seed: int) -> Tensor:
-    """Return latents [frames, walks, z_dim] of closed walks, each through `stops` random latents."""
+def walk_latents(
+    z_dim: int, walks: int, stops: int, frames_a_leg: int, seed: int, prior: Prior | None = None
+) -> Tensor:
+    """Return latents [frames, walks, z_dim] of closed walks, each through `stops` random latents.
+
+    The stops are from N(0, I), or from a prior. The ways between a mixture's stops lead through where it
+    may be thin.
+    """
     rng = torch.Generator().manual_seed(seed)
-    points = torch.randn(walks, stops, z_dim, generator=rng)
+    if prior is None:
+        points = torch.randn(walks, stops, z_dim, generator=rng)
+    else:
+        points = prior.draw(walks * stops, rng).view(walks, stops, z_dim)
     rows = []
     for leg in range(stops):
         for step in range(frames_a_leg):
@@ -51,6 +61,7 @@ def walk(
 ) -> NDArray[np.uint8]:
     """Return frames uint8 [frames, walks, R, R, C] of closed walks with constant noise."""
     device = next(generator.parameters()).device
-    latents = walk_latents(generator.spec.z_dim, walks, stops, frames_a_leg, seed).to(device)
-    ids = torch.full((walks,), label or 0, device=device) if generator.spec.classes else None
+    spec, prior = generator.spec, generator.prior
+    latents = walk_latents(spec.z_dim, walks, stops, frames_a_leg, seed, prior).to(device)
+    ids = torch.full((walks,), label or 0, device=device) if spec.classes else None
     return np.stack([to_uint8(generator(z, ids, truncation_psi, "const")) for z in latents])

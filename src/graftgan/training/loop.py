@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from graftgan.checkpoints.store import gan_tensors
+from graftgan.checkpoints.store import adapter_tensors, gan_tensors
 from graftgan.config import Budget
 from graftgan.context import Context
 from graftgan.errors import GraftganError, Interrupted, MissingInput
 from graftgan.gans.base import Generator, draw_latents, to_uint8
+from graftgan.gans.prior import Mixture
 from graftgan.training.state import StateStore
-from graftgan.training.trainer import Trainer
+from graftgan.training.stepper import Stepper
 
 LOG_EVERY_IMAGES = 1000
 TIMELINE_IMAGES = 8
@@ -65,6 +66,7 @@ class History:
         best: Measurement of the best checkpoint.
         best_images: Images seen at it.
         best_tensors: Its networks.
+        best_adapters: What parametrisations had brought to its averaged generator, before it was folded.
         rollbacks: How often the run went back.
         elapsed_s: Seconds spent so far, over all starts.
     """
@@ -75,6 +77,7 @@ class History:
     best: Measurement | None = None
     best_images: int = 0
     best_tensors: dict[str, Tensor] = field(default_factory=dict)
+    best_adapters: dict[str, Tensor] = field(default_factory=dict)
     rollbacks: int = 0
     elapsed_s: float = 0.0
 
@@ -128,7 +131,7 @@ class Loop:
     """
 
     def __init__(
-        self, name: str, trainer: Trainer, judge: Judge, store: StateStore, ctx: Context, save_every_s: float
+        self, name: str, trainer: Stepper, judge: Judge, store: StateStore, ctx: Context, save_every_s: float
     ) -> None:
         self.name, self.trainer, self.judge = name, trainer, judge
         self.store, self.ctx, self.save_every_s = store, ctx, save_every_s
@@ -156,6 +159,8 @@ class Loop:
                     before = trainer.images_seen
                     trainer.set_rate(self._share_done(total))
                     trainer.step()
+                    # Again, so that what is measured and saved stands where the run does.
+                    trainer.set_rate(self._share_done(total))
                     scores = self._after_step(before, self._share_done(total) >= 1)
                     task.advance(max(trainer.images_seen - before, 0), scores)
                     if stop.requested:
@@ -218,6 +223,8 @@ class Loop:
                 self._save_interim()
             return {}
         row = {"images_seen": float(now), **self.trainer.meter.take(), "ada_p": self.trainer.augment.p}
+        if isinstance(prior := self.trainer.gan.prior, Mixture):
+            row["prior_lambda"] = prior.position
         if not self._healthy(row):
             self._go_back(row)
             return {}
@@ -262,12 +269,14 @@ class Loop:
         if history.best is None or self.judge.improves(new, history.best):
             history.best, history.best_images = new, trainer.images_seen
             history.best_tensors = gan_tensors(trainer.gan)
+            history.best_adapters = adapter_tensors(trainer.gan.generator_ema)
         return {"kid_validation": new.value, "kid_low": new.low, "kid_high": new.high}
 
     @torch.no_grad()
     def _frame(self) -> Tensor:
         spec, generator = self.trainer.gan.spec, self.trainer.gan.generator_ema
-        z, labels = draw_latents(spec, TIMELINE_IMAGES, torch.Generator().manual_seed(TIMELINE_SEED))
+        rng = torch.Generator().manual_seed(TIMELINE_SEED)
+        z, labels = draw_latents(spec, TIMELINE_IMAGES, rng, generator.prior)
         device = self.trainer.device
         images = generator(z.to(device), None if labels is None else labels.to(device), 1.0, "const")
         return torch.from_numpy(to_uint8(images))

@@ -16,10 +16,13 @@ from graftgan.data.dataset import order
 from graftgan.device import pick_dtype
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, autocast, draw_latents
+from graftgan.gans.prior import Mixture, split_prior
 from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
 from graftgan.training.penalty import Penalty
+from graftgan.training.phases import Phases, Resting
+from graftgan.training.prior import MovingPrior
 from graftgan.training.state import restore_rng, rng_state
 
 PATH_LENGTH_DECAY = 0.01
@@ -111,6 +114,8 @@ class Trainer:
         self._draw = torch.compile(draw) if compiled else draw
         self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
         self.penalties: tuple[Penalty, ...] = ()
+        self.phases: Phases | None = None
+        self.prior: MovingPrior | None = None
 
     def seed_noise(self) -> None:
         """Seed torch's global generators, which the networks draw their noise from."""
@@ -126,6 +131,20 @@ class Trainer:
             penalty.start(self.gan, self.settings)
         self.penalties = (*self.penalties, *penalties)
 
+    def add_phases(self, resting: Resting) -> None:
+        """Let parameters rest for parts of the run, before the first step; see `Phases`."""
+        self.phases = Phases(self.gan, resting)
+
+    def set_prior(self, prior: MovingPrior) -> None:
+        """Draw latents from a law that moves with the run, before the first step.
+
+        Batch statistics of the generator stay as they are: those of concentrated latents would undo the
+        concentration inside the network.
+        """
+        self.prior = prior
+        self.gan.generator.freeze_statistics(True)
+        self.gan.prior = prior.at(0.0)
+
     @property
     def step_index(self) -> int:
         """Steps done."""
@@ -134,6 +153,8 @@ class Trainer:
     def step(self) -> None:
         """Do one step and count its images."""
         self.gan.generator.train()
+        if self.phases is not None:
+            self.phases.enter(self.images_seen)
         step, settings = self.step_index, self.settings
         reals, labels = self._reals()
         fakes = self._phase_g(labels)
@@ -160,7 +181,7 @@ class Trainer:
         return reals, torch.from_numpy(self.labels[rows]).long().to(self.device)
 
     def _latents(self, count: int) -> Tensor:
-        return draw_latents(self.gan.spec, count, self.rng)[0].to(self.device)
+        return draw_latents(self.gan.spec, count, self.rng, self.gan.prior)[0].to(self.device)
 
     def _styles(self, labels: Tensor | None, count: int) -> Tensor:
         generator: Any = self.gan.generator
@@ -266,7 +287,12 @@ class Trainer:
                 parameter.requires_grad_(True)
 
     def set_rate(self, share_done: float) -> None:
-        """Set the learning rates for a share of the run: constant, then falling to zero in the cooldown."""
+        """Set what follows the share of the run that is done: the learning rates and the prior.
+
+        The rates are constant, then fall to zero in the cooldown.
+        """
+        if self.prior is not None:
+            self.gan.prior = self.prior.at(share_done)
         cooldown = self.settings.lr_cooldown
         factor = min(1.0, max(1.0 - share_done, 0.0) / cooldown) if cooldown else 1.0
         for adam, rate in ((self.adam_g, self.rate_g), (self.adam_d, self.rate_d)):
@@ -286,7 +312,11 @@ class Trainer:
         """Return everything that decides the coming steps."""
         gan = self.gan
         # A run without penalties keeps to the keys that states had before there were any.
-        extra = {"penalties": {p.name: p.state_dict() for p in self.penalties}} if self.penalties else {}
+        extra: dict[str, Any] = {}
+        if self.penalties:
+            extra["penalties"] = {p.name: p.state_dict() for p in self.penalties}
+        if self.gan.prior is not None:
+            extra["prior"] = self.gan.prior.tensors()
         return {
             "generator": gan.generator.state_dict(),
             "discriminator": gan.discriminator.state_dict(),
@@ -322,6 +352,10 @@ class Trainer:
         self.meter.load_state_dict(state["meter"], self.device)
         for penalty in self.penalties:
             penalty.load_state_dict(state["penalties"][penalty.name])
+        if self.prior is not None:
+            _, prior = split_prior(state["prior"], "the training state")
+            assert isinstance(prior, Mixture)
+            self.prior, self.gan.prior = self.prior.started_from(prior), prior
 
 
 def _check_styled(styled: bool, settings: Finetune) -> None:

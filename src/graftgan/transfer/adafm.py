@@ -17,7 +17,7 @@ from graftgan.gans.base import Gan
 from graftgan.gans.folding import adapters
 from graftgan.transfer import filter_transfer
 from graftgan.transfer.base import Method
-from graftgan.transfer.levels import is_convolution, levels
+from graftgan.transfer.levels import FAMILY_LEVELS, is_convolution, levels, weight_name
 
 
 class FilterModulation(nn.Module):
@@ -42,14 +42,16 @@ def prepare(gan: Gan, settings: Finetune) -> None:
     """Modulate the 3x3 convolutions of G's low-level blocks; shortcuts and the layers to RGB stay plain.
 
     Raises:
-        ConfigError: If `low_level_from_px` leaves nothing to modulate, or the family's layers have no sizes.
+        ConfigError: If `low_level_from_px` leaves nothing to modulate, or the family's layers have no sizes
+            or no such convolutions.
     """
+    filter_transfer.prepare(gan, settings)
     sides, _ = levels(gan, settings)
     limit = filter_transfer.low_level_from(gan, settings)
     chosen = [
         name
         for name, module in gan.generator.named_modules()
-        if is_convolution(name, module) and sides.get(f"{name}.weight", 0) >= limit
+        if is_convolution(name, module) and sides.get(f"{name}.{weight_name(module)}", 0) >= limit
     ]
     if not chosen:
         raise ConfigError(
@@ -59,8 +61,9 @@ def prepare(gan: Gan, settings: Finetune) -> None:
     for network in (gan.generator, gan.generator_ema):
         for name in chosen:
             module = network.get_submodule(name)
-            modulation = FilterModulation(network.get_parameter(f"{name}.weight"))
-            parametrize.register_parametrization(module, "weight", modulation)
+            weight = weight_name(module)
+            modulation = FilterModulation(module.get_parameter(weight))
+            parametrize.register_parametrization(module, weight, modulation)
 
 
 def moving(gan: Gan, settings: Finetune) -> set[str]:
@@ -68,10 +71,37 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
     return filter_transfer.moving_generator(gan, settings) | set(adapters(gan.generator))
 
 
+def resting(gan: Gan, settings: Finetune, images_seen: int) -> set[str]:
+    """Return the names of all scales and shifts before `adafm.start_kimg`, none from then on."""
+    if images_seen >= 1000 * settings.adafm.start_kimg:
+        return set()
+    return {f"generator.{name}" for name in adapters(gan.generator)}
+
+
+def check(settings: Finetune) -> None:
+    """Refuse a start beyond the budget.
+
+    Raises:
+        ConfigError: The scales and shifts would never move, or as for `filter_transfer`.
+    """
+    filter_transfer.check(settings)
+    start, kimg = settings.adafm.start_kimg, settings.budget.kimg
+    if kimg is not None and start >= kimg:
+        raise ConfigError(
+            f"finetune.adafm.start_kimg={start:g} with finetune.budget.kimg={kimg:g}: "
+            "scales and shifts would never move",
+            "start earlier, or use finetune.method=filter_transfer",
+        )
+
+
 METHOD = Method(
     name="adafm",
+    families=tuple(FAMILY_LEVELS),
     help="As filter_transfer, with a scale and a shift for each fixed filter plane of G (Zhao et al. 2020).",
     trainable_generator=moving,
     trainable_discriminator=filter_transfer.moving_discriminator,
     prepare=prepare,
+    resting=resting,
+    check=check,
+    adapter=True,
 )

@@ -12,9 +12,14 @@ from graftgan.gans.base import Gan
 from graftgan.gans.biggan.layers import SpectralNormed
 from graftgan.gans.biggan_deep.layers import StoredSpectralNorm
 from graftgan.gans.folding import adapters, fold
+from graftgan.gans.miner import detach
+from graftgan.gans.stylegan3.generator import SynthesisLayer
+from graftgan.transfer.direct import DirectFactory
 
 Chooser = Callable[[Gan, Finetune], set[str]]
 Preparation = Callable[[Gan, Finetune], None]
+Rest = Callable[[Gan, Finetune, int], set[str]]
+Check = Callable[[Finetune], None]
 
 
 def every_parameter(network: nn.Module) -> set[str]:
@@ -33,6 +38,13 @@ class Method:
         trainable_discriminator: Names of D's parameters that move.
         prepare: Gives G and its average the parametrizations that the method trains. It must draw from no
             global generator, and both networks get equal ones, so that averages of their parameters follow.
+        resting: What of these tensors does not move yet, or no longer, once so many images were seen: names
+            that begin with `generator.` or `discriminator.`; None if all move all the time.
+        check: Refuses settings that cannot go together, by a ConfigError, before anything is loaded.
+        adapter: Whether few of G's tensors move, so that a file of these alone is worth having.
+        penalties: Names of the terms that it adds to the losses, as in `finetune.penalties`.
+        families: The families of networks that have what it trains; None is all.
+        direct: Makes the trainer of a method without a discriminator; None for the game of G against D.
     """
 
     name: str
@@ -40,6 +52,12 @@ class Method:
     trainable_generator: Chooser
     trainable_discriminator: Chooser
     prepare: Preparation | None = None
+    resting: Rest | None = None
+    check: Check | None = None
+    adapter: bool = False
+    penalties: tuple[str, ...] = ()
+    families: tuple[str, ...] | None = None
+    direct: DirectFactory | None = None
 
     def apply(self, gan: Gan, settings: Finetune) -> None:
         """Prepare the networks, turn gradients on for the tensors that move, and off for all others."""
@@ -50,17 +68,26 @@ class Method:
         _freeze_all_but(gan.discriminator, self.trainable_discriminator(gan, settings))
 
     def finish(self, gan: Gan) -> int:
-        """Turn parametrised networks into plain ones and return how many parameters G had beyond those."""
-        added = sum(parameter.numel() for parameter in adapters(gan.generator).values())
-        fold(gan.generator)
-        fold(gan.generator_ema)
+        """Turn parametrised networks into plain ones and return how many parameters G had beyond those.
+
+        A miner in front of G becomes its prior.
+        """
+        added = detach(gan) + sum(parameter.numel() for parameter in adapters(gan.generator).values())
+        for network in (gan.generator, gan.generator_ema, gan.discriminator):
+            fold(network)
         return added
 
 
 def _freeze_all_but(network: nn.Module, moving: set[str]) -> None:
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in moving)
+    moves = False
     for module in network.modules():
+        if isinstance(module, SynthesisLayer):
+            # What it follows is its input, which changes with whatever moves before it.
+            moves = moves or any(parameter.requires_grad for parameter in module.parameters())
+            module.frozen = not moves
+        moves = moves or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
         if isinstance(module, SpectralNormed | StoredSpectralNorm):
             # Or the power method would go on and scale a weight that is to stay.
             weights = [p for name, p in module.named_parameters() if name != "bias"]

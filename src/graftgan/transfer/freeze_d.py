@@ -49,6 +49,7 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
 
 METHOD = Method(
     name="freeze_d",
+    families=("stylegan2", "stylegan3"),
     help="As full, but D's first freeze_d_layers layers stay fixed (FreezeD, Mo et al. 2020).",
     trainable_generator=lambda gan, settings: every_parameter(gan.generator),
     trainable_discriminator=moving,

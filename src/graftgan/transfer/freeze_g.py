@@ -9,7 +9,7 @@ from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.transfer.base import Method, every_parameter
-from graftgan.transfer.levels import levels
+from graftgan.transfer.levels import FAMILY_LEVELS, levels
 
 
 def moving(gan: Gan, settings: Finetune) -> set[str]:
@@ -36,7 +36,9 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
 
 METHOD = Method(
     name="freeze_g",
+    families=tuple(FAMILY_LEVELS),
     help="As full, but G's freeze_g_blocks smallest sizes stay fixed (FreezeG, Lee 2020).",
     trainable_generator=moving,
     trainable_discriminator=lambda gan, settings: every_parameter(gan.discriminator),
+    adapter=True,
 )

@@ -11,8 +11,13 @@ from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.biggan import BigGANSpec
+from graftgan.gans.biggan.spec import ProjectionSpec
+from graftgan.gans.biggan_deep import BigGANDeepSpec
+from graftgan.gans.biggan_deep.layers import StoredSpectralNorm
 from graftgan.gans.resnet_gan.spec import ResnetGanSpec
 from graftgan.gans.spec import GanSpec
+from graftgan.gans.stylegan3.generator import SynthesisLayer
+from graftgan.gans.stylegan3.spec import StyleGAN3Spec
 
 Levels = dict[str, int]
 Prefixes = dict[str, int]
@@ -23,15 +28,39 @@ def _stylegan2(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
     return {f"synthesis.b{r}.": r for r in sides}, {f"b{r}.": r for r in sides[1:]}
 
 
+def _stylegan3(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
+    assert isinstance(spec, StyleGAN3Spec)
+    generator = {f"synthesis.{layer.name}.": layer.target.rate for layer in spec.layers}
+    return generator, _stylegan2(spec.discriminator())[1]
+
+
 def _biggan(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
     assert isinstance(spec, BigGANSpec)
     generator = {f"blocks.{i}.": 8 * 2**i for i in range(len(spec.g_blocks))}
     generator["output_layer."] = spec.resolution
+    return generator, _projection_discriminator(spec)
+
+
+def _biggan_deep(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
+    assert isinstance(spec, BigGANDeepSpec)
+    generator, side, index = {}, 4, 0
+    for position, (doubles, _, _) in enumerate(spec.blocks):
+        if position == spec.attention_layer_position:
+            generator[f"generator.layers.{index}."] = side
+            index += 1
+        side = side * 2 if doubles else side
+        generator[f"generator.layers.{index}."] = side
+        index += 1
+    generator["generator.bn."] = generator["generator.conv_to_rgb."] = spec.resolution
+    return generator, _projection_discriminator(spec)
+
+
+def _projection_discriminator(spec: ProjectionSpec) -> Prefixes:
     discriminator, side = {}, spec.resolution
     for index, block in enumerate(spec.d_blocks):
         discriminator[f"blocks.{index}."] = side
         side = side // 2 if block.resizes else side
-    return generator, discriminator
+    return discriminator
 
 
 def _resnet_gan(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
@@ -47,7 +76,9 @@ def _resnet_gan(spec: GanSpec) -> tuple[Prefixes, Prefixes]:
 
 FAMILY_LEVELS: Mapping[str, Callable[[GanSpec], tuple[Prefixes, Prefixes]]] = {
     "stylegan2": _stylegan2,
+    "stylegan3": _stylegan3,
     "biggan": _biggan,
+    "biggan_deep": _biggan_deep,
     "resnet_gan": _resnet_gan,
 }
 """Family -> function that gives the side in pixels of the modules of G and of D, by prefix of their names."""
@@ -65,9 +96,10 @@ def _levels(network: nn.Module, prefixes: Prefixes) -> Levels:
 def levels(gan: Gan, settings: Finetune) -> tuple[Levels, Levels]:
     """Return the side in pixels of the parameters of G and of D that belong to one resolution.
 
-    A block of G belongs to the size that it makes, a block of D to the size that it reads. What lies before
-    G's first block (the mapping, the class embedding, the first linear layer) and D's head (in StyleGAN2 its
-    4 px epilogue) have no entry.
+    A block of G belongs to the size that it makes, a block of D to the size that it reads; a layer of a
+    StyleGAN3's G to the samples a picture width that it puts out, margins left aside. What lies before G's
+    first block (the mapping, the class embedding, the first linear layer, Fourier features) and D's head (in
+    StyleGAN2 its 4 px epilogue) have no entry.
 
     Raises:
         ConfigError: The family's layers are not named here.
@@ -88,6 +120,13 @@ def is_convolution(name: str, module: nn.Module) -> bool:
 
     Shortcuts of 1x1 and the layers that write the image are not among them.
     """
-    weight = getattr(module, "weight", None)
+    if isinstance(module, SynthesisLayer):
+        return not module.shape.to_rgb and module.shape.kernel == 3
+    weight = getattr(module, weight_name(module), None)
     between = re.search(r"(^|\.)conv_?[012]$", name) is not None
     return between and weight is not None and tuple(weight.shape[2:]) == (3, 3)
+
+
+def weight_name(module: nn.Module) -> str:
+    """Return the attribute that holds a convolution's weight."""
+    return "weight_orig" if isinstance(module, StoredSpectralNorm) else "weight"

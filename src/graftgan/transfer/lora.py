@@ -82,8 +82,10 @@ def prepare(gan: Gan, settings: Finetune) -> None:
 
 METHOD = Method(
     name="lora",
+    families=("stylegan2", "stylegan3"),
     help="G stays fixed but for a low-rank term in each modulated convolution (LoRA, Hu et al. 2022).",
     trainable_generator=lambda gan, settings: set(adapters(gan.generator)),
     trainable_discriminator=lambda gan, settings: every_parameter(gan.discriminator),
     prepare=prepare,
+    adapter=True,
 )

@@ -42,7 +42,9 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
 
 METHOD = Method(
     name="scale_shift",
+    families=tuple(PATTERNS),
     help="Only scales and shifts of G's feature maps move, and all of D (Noguchi & Harada 2019).",
     trainable_generator=moving,
     trainable_discriminator=lambda gan, settings: every_parameter(gan.discriminator),
+    adapter=True,
 )

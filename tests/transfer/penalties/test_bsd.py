@@ -13,6 +13,7 @@ from graftgan.gans.spec import GanSpec
 from graftgan.transfer.penalties.bsd import (
     FLOOR,
     SpectralDiversification,
+    clipped,
     spectral_diversification,
     trailing_variance,
 )
@@ -178,6 +179,46 @@ def test_the_terms_are_the_weighted_function_of_ds_features() -> None:
         "penalty_bsd_norm": pytest.approx(float(features.detach().norm())),
     }
     assert started(gan, bsd_on_d=False).discriminator_term(gan, fakes, torch.zeros(4, 1), notes) is None
+
+
+@pytest.mark.parametrize("limit", [None, 1e-4, 1e6])
+def test_the_clip_shortens_the_gradient_alone(limit: float | None) -> None:
+    features, k, weight = matrix(6, 12), 3, 2.5
+    leaf = features.clone().requires_grad_(True)
+    variance = trailing_variance(leaf, k)
+    plain = weight / variance
+    term = clipped(plain, variance, k, weight, limit)
+    assert float(term.detach()) == float(plain.detach())
+    (found,) = torch.autograd.grad(term, leaf)
+    whole = weight * gradient(features, k)
+    factor = 1.0 if limit is None else min(1.0, limit / float(whole.norm()))
+    torch.testing.assert_close(found, factor * whole, rtol=1e-9, atol=0)
+    assert (factor < 1) == (limit == 1e-4)
+
+
+def test_the_clip_reaches_both_terms() -> None:
+    gan, fakes = networks(), torch.randn(4, 3, 32, 32)
+    weights = list(gan.discriminator.parameters())
+    lengths = []
+    for limit in (None, 1e-9):
+        penalty = started(gan, bsd_clip=limit)
+        for term in (penalty.generator_term, penalty.discriminator_term):
+            value = term(gan, fakes, torch.zeros(4, 1), silent)
+            found = torch.autograd.grad(value, weights, allow_unused=True)
+            lengths.append(max(float(g.norm()) for g in found if g is not None))
+    assert max(lengths[2:]) < 1e-3 * min(lengths[:2])
+
+
+def test_normalised_rows_tell_of_directions_alone() -> None:
+    gan, fakes = networks(), torch.randn(4, 3, 32, 32)
+    features = gan.discriminator.spectral_features(fakes)
+    penalty = started(gan, bsd_normalise_rows=True)
+    directions = features.double() / features.double().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(
+        penalty.generator_term(gan, fakes, torch.zeros(4, 1), silent), spectral_diversification(directions, 2)
+    )
+    scaled = features * torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None]
+    torch.testing.assert_close(penalty._term(scaled)[0], penalty._term(features)[0])
 
 
 def test_the_generator_is_reached_through_the_discriminator() -> None:

@@ -15,11 +15,15 @@ from transfer.penalties.runs import through_disk, trained
 
 ALL = tuple(PENALTIES)
 QUICK: dict[str, Any] = {"bsd_k": 2, "ewc_samples": 2, "l2_sp_on_d": True}
-WEIGHTS = {name: kind.weight_key for name, kind in PENALTIES.items()}
 
 
-def test_the_published_three_are_there_and_explained() -> None:
-    assert list(PENALTIES) == ["bsd", "l2_sp", "ewc"]
+def weightless(name: str) -> dict[str, Any]:
+    section, _, key = PENALTIES[name].weight_key.rpartition(".")
+    return {section: {key: 0.0}} if section else {key: 0.0}
+
+
+def test_the_published_ones_are_there_and_explained() -> None:
+    assert list(PENALTIES) == ["bsd", "l2_sp", "ewc", "cdc"]
     assert all("20" in kind.help for kind in PENALTIES.values())
 
 
@@ -29,7 +33,7 @@ def test_weight_0_is_plain_fine_tuning_bit_for_bit(name: str) -> None:
     plain.seed_noise()
     for _ in range(3):
         plain.step()
-    neutral = trained(3, (name,), **{WEIGHTS[name]: 0.0}, **QUICK, **EVERYTHING)
+    neutral = trained(3, (name,), **weightless(name), **QUICK, **EVERYTHING)
     assert equal(everything(plain), everything(neutral))
     assert plain.meter.take() == neutral.meter.take()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graftgan.checkpoints.imported import Content, Imported, refuse
 from graftgan.checkpoints.readers.strict import check_sizes, check_whole, is_state
-from graftgan.checkpoints.store import NETWORKS, WEIGHTS
+from graftgan.checkpoints.store import NETWORKS, WEIGHTS, read_prior
 from graftgan.errors import ConfigError
 from graftgan.gans.spec import GanSpec
 
@@ -32,10 +32,12 @@ def read(content: Content) -> Imported:
         spec = GanSpec.from_dict(sizes)
     except (ConfigError, TypeError) as error:
         raise refuse(content.path, f"its spec is of no network: {getattr(error, 'message', error)}") from None
-    held = {name.partition(".")[0] for name in tensors}
+    networks, prior = read_prior(spec, tensors, content.path)
+    held = {name.partition(".")[0] for name in networks}
     absent = tuple(name for name in NETWORKS if name == "discriminator" and name not in held)
-    check_whole(content.path, spec, tensors, absent)
-    return Imported("graftgan", spec, dict(tensors), absent=absent)
+    check_whole(content.path, spec, networks, absent)
+    notes = () if prior is None else (prior.note,)
+    return Imported("graftgan", spec, dict(tensors), absent=absent, notes=notes)
 
 
 def _sizes(content: Content) -> Mapping[str, Any]:

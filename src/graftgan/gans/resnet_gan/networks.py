@@ -11,16 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftgan.gans.base import Discriminator, Generator, NoiseMode
+from graftgan.gans.resnet_gan.head import SmallHead
+from graftgan.gans.resnet_gan.layers import BRANCH_GAIN, activate
 from graftgan.gans.resnet_gan.spec import ResnetGanSpec
 from graftgan.gans.stylegan2.layers import at_least_float32, full_precision
-
-LRELU_SLOPE = 0.2
-BRANCH_GAIN = 0.1
-
-
-def activate(x: Tensor) -> Tensor:
-    """Apply leaky ReLU with slope 0.2."""
-    return F.leaky_relu(x, LRELU_SLOPE)
 
 
 class ResidualBlock(nn.Module):
@@ -92,7 +86,8 @@ def class_ids(spec: ResnetGanSpec, labels: Tensor | None, like: Tensor) -> Tenso
 class ResnetGenerator(Generator):
     """Latent and class embedding to an image: linear layer, stages of residual blocks, tanh.
 
-    Nearest neighbours double the size between stages. The network takes no noise.
+    Nearest neighbours double the size between stages. The network takes no noise, unless a small head stands
+    in the place of the linear layer and the first stages.
     """
 
     spec: ResnetGanSpec
@@ -103,12 +98,17 @@ class ResnetGenerator(Generator):
         widths = spec.widths(spec.nfilter_max)[::-1]
         kernel = spec.layout.kernel
         self.embedding = nn.Embedding(spec.labels, spec.embed_dim)
-        self.fc = nn.Linear(spec.z_dim + spec.embed_dim, widths[0] * spec.base**2)
-        stages = [
+        stages: list[list[tuple[int, int]]] = [
             [(wide, narrow), *[(narrow, narrow)] * (spec.layout.blocks - 1)]
             for wide, narrow in pairwise(widths)
         ]
-        add_blocks(self, spec, stages)
+        if spec.head_px:
+            kept, side = spec.first_stage, spec.head_px // 2
+            self.small = SmallHead(spec.z_dim, widths[kept], spec.base, side, spec.head_grad_gain)
+        else:
+            self.fc = nn.Linear(spec.z_dim + spec.embed_dim, widths[0] * spec.base**2)
+        left_out: list[list[tuple[int, int]]] = [[]] * spec.first_stage
+        add_blocks(self, spec, left_out + stages[spec.first_stage :])
         self.conv_img = nn.Conv2d(spec.nfilter, spec.channels, kernel, padding=kernel // 2)
 
     def forward(
@@ -124,7 +124,7 @@ class ResnetGenerator(Generator):
             z: Latents.
             labels: Class ids, if the network has classes.
             truncation_psi: Factor on z: 0 is the image at the prior's mean.
-            noise_mode: Without effect.
+            noise_mode: Of the small head; without effect where there is none.
 
         Raises:
             ValueError: ``z`` or ``labels`` have the wrong shape, or labels are missing.
@@ -132,17 +132,31 @@ class ResnetGenerator(Generator):
         spec = self.spec
         if z.ndim != 2 or z.shape[1] != spec.z_dim:
             raise ValueError(f"z of shape {tuple(z.shape)}: expected [N, {spec.z_dim}]")
-        embedded = self.embed(class_ids(spec, labels, z))
-        x = self.fc(torch.cat([z * truncation_psi, embedded], dim=1))
-        x = x.reshape(-1, self.fc.out_features // spec.base**2, spec.base, spec.base)
-        for stage in range(spec.stages):
-            if stage:
-                x = F.interpolate(x, scale_factor=2.0)
-            for block in blocks_of(self, spec, stage):
-                x = block(x)
+        x = self._climb(self._stem(z * truncation_psi, labels, noise_mode), spec.stages)
         if spec.layout.outer:
             x = F.interpolate(x, scale_factor=2.0)
         return torch.tanh(at_least_float32(self.conv_img(activate(x))))
+
+    def _stem(self, z: Tensor, labels: Tensor | None, noise_mode: NoiseMode) -> Tensor:
+        """Return the features [N, C, H, W] that the first block takes."""
+        spec = self.spec
+        if spec.head_px:
+            return cast(Tensor, self.small(z, noise_mode))
+        x = self.fc(torch.cat([z, self.embed(class_ids(spec, labels, z))], dim=1))
+        return cast(Tensor, x.reshape(-1, self.fc.out_features // spec.base**2, spec.base, spec.base))
+
+    def _climb(self, x: Tensor, end: int) -> Tensor:
+        """Send features through all stages there are before the stage `end`."""
+        for stage in range(self.spec.first_stage, end):
+            if stage:
+                x = F.interpolate(x, scale_factor=2.0)
+            for block in blocks_of(self, self.spec, stage):
+                x = block(x)
+        return x
+
+    def before_stage(self, stage: int, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the features [N, C, H, W] that a stage takes, before their size is doubled."""
+        return self._climb(self._stem(z, labels, "const"), stage)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Map class ids [N] to the vectors [N, embed_dim] that are joined to z."""

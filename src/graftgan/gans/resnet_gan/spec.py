@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from graftgan.errors import ConfigError
 from graftgan.gans.spec import GanSpec, listed
@@ -62,6 +62,10 @@ class ResnetGanSpec(GanSpec):
         nfilter_max_d: The same for the discriminator.
         stages: Sizes that have residual blocks. Published: 6 in `resnet2` and `resnet3`, 7 in `resnet4`,
             ``log2(resolution) - 1`` in `resnet`.
+        head_px: The generator's blocks below this size are a small head
+            (:mod:`graftgan.gans.resnet_gan.head`), which takes no classes; 0 for a network without one, whose
+            :meth:`to_dict` leaves both keys out.
+        head_grad_gain: Factor on the gradients that reach the head. A real number.
     """
 
     family: ClassVar[str] = "resnet_gan"
@@ -75,6 +79,8 @@ class ResnetGanSpec(GanSpec):
     nfilter_max: int = 1024
     nfilter_max_d: int = 1024
     stages: int = 6
+    head_px: int = 0
+    head_grad_gain: float = 0.01
 
     def __post_init__(self) -> None:
         if self.variant not in LAYOUTS:
@@ -90,6 +96,31 @@ class ResnetGanSpec(GanSpec):
                 f"stages is {self.stages} at {self.resolution} px",
                 f"Use 2 to {most} in the layout {self.variant}.",
             )
+
+        if self.head_px:
+            self._check_head()
+
+    def _check_head(self) -> None:
+        sides = [self.base << stage for stage in range(1, self.stages)]
+        if self.head_px not in sides:
+            raise ConfigError(f"head_px is {self.head_px}", f"Use one of {listed(sides)}, or 0.")
+        if self.classes:
+            raise ConfigError(
+                f"head_px is {self.head_px} with {self.classes} classes", "Use 0 for either of them."
+            )
+        gain = self.head_grad_gain
+        if not isinstance(gain, int | float) or isinstance(gain, bool) or not 0 < gain < float("inf"):
+            raise ConfigError(f"head_grad_gain is {gain!r}", "Use a number above 0.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return family and fields as plain values; those of the head only where there is one."""
+        values = super().to_dict()
+        return values if self.head_px else {k: v for k, v in values.items() if not k.startswith("head_")}
+
+    @property
+    def first_stage(self) -> int:
+        """First stage of the generator that has residual blocks, those before being a small head."""
+        return (self.head_px // self.base).bit_length() - 1 if self.head_px else 0
 
     @property
     def layout(self) -> Layout:

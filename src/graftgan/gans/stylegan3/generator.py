@@ -98,6 +98,10 @@ class SynthesisLayer(nn.Module):
     Args:
         shape: Sampling before and after.
         w_dim: Length of w.
+
+    Attributes:
+        frozen: Keep the mean square as it is in training too, for a layer that neither moves nor stands
+            behind one that does.
     """
 
     magnitude_ema: Tensor
@@ -111,6 +115,7 @@ class SynthesisLayer(nn.Module):
         self.affine = FullyConnected(w_dim, source.channels, bias_init=1.0)
         self.weight = nn.Parameter(torch.randn(target.channels, source.channels, shape.kernel, shape.kernel))
         self.bias = nn.Parameter(torch.zeros(target.channels))
+        self.frozen = False
         self.register_buffer("magnitude_ema", torch.ones(()))
         if shape.to_rgb:
             return
@@ -122,7 +127,7 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Map ``x`` [N, I, size, size] with ``w`` [N, w_dim] to the layer's output signal."""
-        if self.training:
+        if self.training and not self.frozen:
             self._follow(x)
         with full_precision(w):
             style, weight, scale = self._to_rgb(w) if self.shape.to_rgb else self._modulation(w)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graftgan.config import Finetune
@@ -49,12 +50,33 @@ def spectral_diversification(features: Tensor, k: int, floor: float = FLOOR) -> 
     return _barrier(trailing_variance(features, k), floor)
 
 
+def clipped(term: Tensor, variance: Tensor, k: int, weight: float, limit: float | None) -> Tensor:
+    """Return a term of the same value whose gradient on the features is at most `limit` long.
+
+    The gradient of ``weight * BSD(F)`` has the norm ``2 k weight S^(-3/2)`` with ``S = k * variance``.
+
+    Args:
+        term: ``weight * BSD(F)``.
+        variance: Mean of the k smallest squared singular values.
+        k: Their number.
+        weight: Factor on BSD.
+        limit: Largest norm; None leaves the gradient alone.
+    """
+    if limit is None:
+        return term
+    norm = 2 * k * weight * (k * variance.detach().clamp(min=FLOOR)) ** -1.5
+    return term.detach() + (term - term.detach()) * (limit / norm).clamp(max=1)
+
+
 def _barrier(variance: Tensor, floor: float) -> Tensor:
     return 1 / variance.clamp(min=floor)
 
 
 class SpectralDiversification(BasePenalty):
     """Adds ``bsd_weight * BSD(F)`` to G's loss and, with `bsd_on_d`, to D's.
+
+    With `bsd_normalise_rows`, each row is of length 1 first, so that D cannot lower the term by larger
+    features; with `bsd_clip`, its gradient on the features has a largest length.
 
     F are D's features of the fakes (`Discriminator.spectral_features`). They are computed apart from the
     logits: from images that are not augmented, since augmentation would vary even equal ones, each image on
@@ -79,6 +101,7 @@ class SpectralDiversification(BasePenalty):
         """Take in the settings."""
         super().start(gan, settings)
         self.k, self.on_d = settings.bsd_k, settings.bsd_on_d
+        self.clip, self.normalise = settings.bsd_clip, settings.bsd_normalise_rows
         # Left on the device: reading it at every step would make the GPU wait.
         self.hits = torch.zeros((), dtype=torch.int64, device=next(gan.generator.parameters()).device)
         self.steps = 0
@@ -86,19 +109,27 @@ class SpectralDiversification(BasePenalty):
     def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor:
         """Return the term of G's loss, and count whether it is at the floor."""
         features = self._features(gan, fakes)
-        variance = trailing_variance(features, self.k)
+        term, variance = self._term(features)
         at_floor = variance.detach() <= FLOOR
         self.hits += at_floor
         self.steps += 1
         note("penalty_bsd_floor", at_floor)
         note("penalty_bsd_norm", features.detach().norm())
-        return self.weight * _barrier(variance, FLOOR)
+        return term
 
     def discriminator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor | None:
         """Return the term of D's loss, if there is to be one."""
         if not self.on_d:
             return None
-        return self.weight * spectral_diversification(self._features(gan, fakes), self.k)
+        return self._term(self._features(gan, fakes))[0]
+
+    def _term(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weighted term and the mean of the smallest squared singular values."""
+        if self.normalise:
+            features = F.normalize(features.double(), dim=1)
+        variance = trailing_variance(features, self.k)
+        term = self.weight * _barrier(variance, FLOOR)
+        return clipped(term, variance, self.k, self.weight, self.clip), variance
 
     def _features(self, gan: Gan, fakes: Tensor) -> Tensor:
         features = gan.discriminator.spectral_features(fakes)
