@@ -40,7 +40,7 @@ def test_the_shipped_parameters_fit() -> None:
         ("data.resoluton", "data.resolution"),
         ("finetune.budget.kim", "finetune.budget.kimg"),
         ("kimg", "finetune.budget.kimg"),
-        ("finetune.extractor", "rank.extractor"),
+        ("finetune.extractor", "finetune.validation_extractor"),
         ("evaluate.sample", "evaluate.samples"),
     ],
 )
@@ -184,7 +184,10 @@ def changed(key: str, value: Any) -> Any:
     options = {
         "data.resolution": 64, "data.channels": 1, "data.fit": "pad", "data.resize_filter": "box",
         "data.background": "#000000", "data.on_bad_image": "skip", "rank.sources": ["a"],
-        "finetune.penalties": ["bsd"],
+        "finetune.penalties": ["bsd"], "finetune.prior": "gmm", "finetune.mixture.schedule": "cosine",
+        "finetune.target_class.rows": "soft", "finetune.target_class.classifier": "x", "rank.selector": "kid",
+        "finetune.filter_transfer.head": "small", "finetune.class_embedding.use": "repair",
+        "finetune.class_embedding.classes": [1], "finetune.class_embedding.objective": "probe",
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
         "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
     }  # fmt: skip

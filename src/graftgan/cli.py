@@ -12,8 +12,11 @@ from typing import Any, NoReturn
 import click
 
 from graftgan import __version__
+from graftgan.adapter_cli import adapter_group
+from graftgan.classes_cli import classes_group
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.stages.specs import STAGES, StageSpec
+from graftgan.study_cli import study_group
 
 INTERRUPTED = 143
 SET_HELP = "Override one key; repeatable."
@@ -333,6 +336,10 @@ def source_export(model: Path, kind: str, out: Path) -> None:
 
     notes = export_checkpoint(model, kind, out)
     click.echo("\n".join([f"{out}: {out.stat().st_size / 1e6:.1f} MB", *notes]))
+
+
+for _group in (adapter_group, classes_group, study_group):
+    cli.add_command(_group)
 
 
 @cli.group("weights", cls=Commands)

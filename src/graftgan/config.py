@@ -6,6 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from graftgan.method_config import (
+    AdaFM,
+    BatchStatisticsAdaptation,
+    ClassEmbedding,
+    CrossDomainCorrespondence,
+    FilterTransfer,
+    GanMemory,
+    Inversion,
+    MineGAN,
+    TargetClass,
+    TargetMixture,
+)
 from graftgan.section import Count, Fraction, Positive, Section
 
 
@@ -79,6 +91,9 @@ class Rank(Section):
     catalogue: str = Field("zoo/catalogue.yaml", description="File that lists the source checkpoints.")
     sources: list[str] | None = Field(None, description="Names to rank; null means the whole catalogue.")
     choose: str = Field("recommended", description="recommended, the name of a source, or scratch.")
+    selector: Literal["recall", "precision", "density", "coverage", "kid", "fd"] = Field(
+        "recall", description="Measure that recommends; recall is the paper's."
+    )
     samples: Annotated[int, Field(ge=10)] = Field(1000, description="Images sampled from each source.")
     neighbours: Count = Field(
         10, description="k of the k-th neighbour radius; at 3, samples of small sources cover nothing."
@@ -166,6 +181,14 @@ class Finetune(Section):
         description="The same for D, lower where there are fewer images; null is the image side.",
     )
     adapter_rank: Count = Field(4, description="With method lora: rank of what is added to each convolution.")
+    filter_transfer: FilterTransfer = Field(
+        default_factory=FilterTransfer, description="With filter_transfer and adafm."
+    )
+    adafm: AdaFM = Field(default_factory=AdaFM, description="With method adafm.")
+    gan_memory: GanMemory = Field(default_factory=GanMemory, description="With method gan_memory.")
+    class_embedding: ClassEmbedding = Field(
+        default_factory=ClassEmbedding, description="With method class_embedding: rows of the class table."
+    )
     fresh_discriminator: bool = Field(
         False, description="Train a fresh D beside a source that was published without one."
     )
@@ -179,6 +202,12 @@ class Finetune(Section):
     bsd_on_d: bool = Field(
         True, description="With penalty bsd: D has the term too, as in the published code."
     )
+    bsd_clip: Positive | None = Field(
+        None, description="With penalty bsd: largest norm of its own gradient on D's features; null is none."
+    )
+    bsd_normalise_rows: bool = Field(
+        False, description="With penalty bsd: features count as directions; not in the paper."
+    )
     l2_sp_weight: Annotated[float, Field(ge=0.0)] = Field(
         0.001, description="With penalty l2_sp: weight of the squared distance to the source."
     )
@@ -188,6 +217,26 @@ class Finetune(Section):
     )
     ewc_samples: Count = Field(
         256, description="With penalty ewc: images that the Fisher information is over."
+    )
+    minegan: MineGAN = Field(default_factory=MineGAN, description="With method minegan.")
+    bsa: BatchStatisticsAdaptation = Field(
+        default_factory=BatchStatisticsAdaptation, description="With method bsa."
+    )
+    cdc: CrossDomainCorrespondence = Field(
+        default_factory=CrossDomainCorrespondence, description="With penalty or method cdc."
+    )
+    prior: Literal["normal", "gmm", "gmm_to_normal"] = Field(
+        "normal",
+        description="Latents of an adapted source: gmm is where it resembles the images already.",
+    )
+    target_class: TargetClass = Field(
+        default_factory=TargetClass, description="Classes of an adapted source with classes."
+    )
+    inversion: Inversion = Field(
+        default_factory=Inversion, description="With prior gmm or gmm_to_normal: latents of the images."
+    )
+    mixture: TargetMixture = Field(
+        default_factory=TargetMixture, description="With prior gmm or gmm_to_normal: the law of latents."
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto is bf16 where the device computes in it, else fp32."

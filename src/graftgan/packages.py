@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from graftgan.checkpoints.store import load_network, read_tensors
+from graftgan.checkpoints.store import load_network, read_prior, read_tensors
 from graftgan.contract import read_json, write_json, write_text
 from graftgan.errors import CheckpointError
 from graftgan.gans.base import Generator, build, sample
+from graftgan.gans.prior import PREFIX
 from graftgan.gans.spec import GanSpec
 
 SCHEMA = 1
@@ -72,7 +73,9 @@ def load_package(folder: Path) -> Package:
             f"{folder / FACTS} is not a package of schema {SCHEMA}", "register the model again"
         )
     generator = build(GanSpec.from_dict(facts["spec"]), seed=0).generator_ema
-    load_network(generator, read_tensors(folder / WEIGHTS), folder / WEIGHTS)
+    weights = folder / WEIGHTS
+    tensors, generator.prior = read_prior(generator.spec, read_tensors(weights), weights)
+    load_network(generator, tensors, weights)
     return Package(generator, facts)
 
 
@@ -95,7 +98,9 @@ def write_package(model: Path, folder: Path, facts: Mapping[str, Any], card: str
         raise CheckpointError(
             f"{model / 'gan.safetensors'} holds no averaged generator", "run `graftgan finetune`"
         )
-    save_file(averaged, folder / WEIGHTS)
+    # In the order of names, as the file always had them.
+    prior = {name: t for name, t in sorted(tensors.items()) if name.startswith(PREFIX)}
+    save_file(averaged | prior, folder / WEIGHTS)
     write_json(folder / FACTS, {"schema": SCHEMA, **facts})
     write_text(folder / CARD, card)
     if (model / SAMPLES).is_file():

@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, load_network, read_spec, read_tensors
+from graftgan.checkpoints.store import (
+    SPEC,
+    WEIGHTS,
+    load_gan,
+    load_network,
+    read_prior,
+    read_spec,
+    read_tensors,
+)
 from graftgan.contract import atomic_path, read_json
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.gans.base import Generator, build, sample
@@ -52,7 +60,9 @@ def open_generator(model: Path) -> Generator:
     if (model / PACKAGE_WEIGHTS).is_file():
         spec = GanSpec.from_dict(read_json(model / PACKAGE_FACTS)["spec"])
         generator = build(spec, seed=0).generator_ema
-        load_network(generator, read_tensors(model / PACKAGE_WEIGHTS), model / PACKAGE_WEIGHTS)
+        weights = model / PACKAGE_WEIGHTS
+        tensors, generator.prior = read_prior(spec, read_tensors(weights), weights)
+        load_network(generator, tensors, weights)
         return generator
     if (model / WEIGHTS).is_file():
         read_spec(model / SPEC)

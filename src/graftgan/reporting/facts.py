@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ NEEDED = {
     "dataset.json": ("digest", "source", "images", "splits", "resolution", "channels", "expectations"),
     "ranking.json": ("choice", "rows", "protocol"),
     "model.json": ("run", "method", "seed", "images_seen"),
+    "inversion.json": ("gain", "mse", "squared_norm_per_dimension", "mixture"),
     "scores.json": ("runs", "verdict", "protocol", "confidence"),
 }
 MAX_POINTS = 800
@@ -38,6 +39,7 @@ class RunFacts:
         curves: Columns of `curves.csv`, with `images_seen` first; None where nothing was measured.
         timeline: Images seen at each row of `timeline.png`.
         scores: Its entry in `scores.json`, empty where it was not scored.
+        inversion: Content of `inversion.json`, empty for a run without a prior.
     """
 
     name: str
@@ -46,6 +48,7 @@ class RunFacts:
     curves: Curve
     timeline: tuple[float, ...]
     scores: Mapping[str, Any]
+    inversion: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> str | None:
@@ -132,6 +135,7 @@ def _checked(path: Path, writer: str) -> Mapping[str, Any]:
 def _read_run(folder: Path, scores: Mapping[str, Any]) -> RunFacts:
     timeline = folder / "timeline.json"
     steps = read_json(timeline).get("images_seen", []) if timeline.is_file() else []
+    inversion = folder / "inversion.json"
     return RunFacts(
         name=folder.name,
         folder=folder,
@@ -139,6 +143,7 @@ def _read_run(folder: Path, scores: Mapping[str, Any]) -> RunFacts:
         curves=read_curves(folder / "curves.csv"),
         timeline=tuple(steps),
         scores=scores["runs"].get(folder.name) or {},
+        inversion=_checked(inversion, "finetune") if inversion.is_file() else {},
     )
 
 

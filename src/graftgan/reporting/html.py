@@ -42,6 +42,7 @@ class RunView:
         interpolation: Animation between latents, or None.
         timeline: Samples of fixed latents in the course of training, or None.
         steps: Label of each row of the timeline.
+        inverted: Training images beside what their latents give in the source, or None without a prior.
         copies: What the copy test says.
     """
 
@@ -52,6 +53,7 @@ class RunView:
     interpolation: Picture | None
     timeline: Picture | None
     steps: Sequence[str]
+    inverted: Picture | None
     copies: scoring.CopyVerdict
 
 
@@ -143,6 +145,9 @@ def _view(run: RunFacts, facts: Facts) -> RunView:
         ),
         timeline=from_file(run.folder / "timeline.png", f"training of {run.label}", run.folder),
         steps=[numbers.kimg(step) for step in run.timeline],
+        inverted=from_file(run.folder / "inversion.png", f"inverted images, {run.label}", run.folder)
+        if run.inversion
+        else None,
         copies=scoring.copy_verdict(run),
     )
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from graftgan.checkpoints.catalogue import SCRATCH, Source
+from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
 from graftgan.checkpoints.store import SPEC, WEIGHTS, gan_tensors, save_tensors
 from graftgan.config import Finetune, Params
 from graftgan.context import Context
@@ -21,18 +23,25 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device, precision_name
 from graftgan.errors import DataError
 from graftgan.gans.base import Gan, Generator, parameter_count, sample
+from graftgan.gans.prior import split_prior
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.adapting import adapter_bytes, keep_adapter, moving_parameters
+from graftgan.stages.class_report import class_facts
 from graftgan.stages.features import Features, cached, opaque, open_extractor
+from graftgan.stages.prior import check_prior, prepare_prior, prior_facts, write_inversion
 from graftgan.stages.start import starting_point
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
 from graftgan.training.state import StateStore
+from graftgan.training.stepper import Stepper
 from graftgan.training.trainer import Trainer
-from graftgan.transfer import method
+from graftgan.transfer import check_family, method
+from graftgan.transfer.class_embedding import ClassTuner
+from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
 
 COLUMNS = (
@@ -90,19 +99,23 @@ class KidJudge:
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
     """Run the chosen arm and its controls; see `specs.STAGES` for inputs and outputs."""
-    method(params.finetune.method)
+    if (refuse := method(params.finetune.method).check) is not None:
+        refuse(params.finetune)
     make_penalties(params.finetune)
+    data = ImageSet.open(inputs["dataset"])
+    check_prior(params.finetune, data.size("train"))
     ranking = read_json(inputs["ranking"] / "ranking.json")
     plan = {"chosen": ranking["choice"]["name"]}
     wanted = {"worst": ranking["worst"], "scratch": SCRATCH}
     for control in params.finetune.controls:
         if wanted[control] is not None and wanted[control] not in plan.values():
             plan[control] = wanted[control]
+    check_families(plan.values(), params, ctx.cache)
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
     ]
     # Once, before the runs start, so that each finds the validation features in the cache.
-    make_judge(ImageSet.open(inputs["dataset"]), params, ctx)
+    make_judge(data, params, ctx)
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
     at_once = len(arms) if processes(params.runtime) > 1 else 1
     reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
@@ -114,6 +127,17 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     return Outcome(metrics, tuple(warnings), spent=(ctx.state,))
 
 
+def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
+    """Refuse sources that have no layers for the method.
+
+    Raises:
+        ConfigError: Naming the method and the source's family.
+    """
+    catalogue = Catalogue(Path(params.rank.catalogue))
+    for source in catalogue.select([name for name in names if name != SCRATCH]):
+        check_family(params.finetune.method, catalogue.spec(source, cache).family, source.name)
+
+
 def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Train one arm, write its folder and return the content of its `model.json`."""
     settings = arm.params.finetune
@@ -122,7 +146,10 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
+    prior = prepare_prior(start, arm.run, data, arm.params, ctx)
+    fitted = gan.spec
     chosen_method.apply(gan, settings)
+    moving = moving_parameters(gan)
     # A small set's batches would overwrite the statistics that the source learnt from many images.
     gan.generator.freeze_statistics(source is not None)
     images = data.images("train")
@@ -132,19 +159,18 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         )
     # Images without labels are all of the one class that a source with classes is then given.
     labels = np.maximum(data.labels("train"), 0) if gan.spec.classes else None
-    trainer = Trainer(
-        gan,
-        images,
-        labels,
-        settings,
-        augmentation(settings),
-        device,
-        source is None,
-        arm.params.runtime.compile,
-    )
+    if chosen_method.direct is not None:
+        task = Task(gan, images, labels, settings, device, start.whole or gan)
+        trainer: Stepper = chosen_method.direct(task)
+    else:
+        trainer = gan_trainer(arm, gan, images, labels, device, from_scratch=source is None)
+        if prior is not None:
+            trainer.set_prior(prior.moving)
     trainer.add_penalties([] if source is None else make_penalties(settings))
+    if chosen_method.resting is not None and isinstance(trainer, Trainer):
+        trainer.add_phases(partial(chosen_method.resting, gan, settings))
     judge, warnings = make_judge(data, arm.params, ctx)
-    warnings += start.changes
+    warnings += [*start.changes, *(prior.warnings if prior is not None else ())]
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
     added = chosen_method.finish(gan)
@@ -153,7 +179,33 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
             f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
         )
     warnings += [text for penalty in trainer.penalties for text in penalty.warnings()]
-    return write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, added)
+    arm.folder.mkdir(parents=True)
+    if source is not None:
+        warnings += keep_adapter(history, gan, source, fitted, arm.params, ctx.cache, arm.folder)
+    facts: dict[str, Any] = {
+        "added_parameters": added,
+        "trainable_parameters": moving,
+        "adapter_bytes": adapter_bytes(arm.folder),
+    }
+    if isinstance(trainer, ClassTuner):
+        facts |= class_facts(trainer, history, judge.extractor, arm.folder)
+    report = write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, facts)
+    if prior is not None:
+        write_inversion(prior, data, arm.folder)
+    return report
+
+
+def gan_trainer(
+    arm: Arm,
+    gan: Gan,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32] | None,
+    device: torch.device,
+    from_scratch: bool,
+) -> Trainer:
+    """Return the trainer of the game between G and D."""
+    settings, compiled = arm.params.finetune, arm.params.runtime.compile
+    return Trainer(gan, images, labels, settings, augmentation(settings), device, from_scratch, compiled)
 
 
 def augmentation(settings: Finetune) -> Any:
@@ -179,17 +231,16 @@ def make_judge(data: ImageSet, params: Params, ctx: Context) -> tuple[KidJudge, 
 
 def write_arm(
     arm: Arm,
-    trainer: Trainer,
+    trainer: Stepper,
     history: History,
     source: Source | None,
     protocol: str,
     data: ImageSet,
     warnings: list[str],
-    added: int,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write weights, curves, sheets and `model.json` of one arm; `added` parameters were folded into it."""
+    """Write weights, curves, sheets and `model.json` of one arm; `facts` go into it as they are."""
     assert history.best is not None
-    arm.folder.mkdir(parents=True)
     save_tensors(gan_tensors(trainer.gan), arm.folder / LAST)
     save_tensors(history.best_tensors, arm.folder / WEIGHTS)
     write_json(arm.folder / SPEC, trainer.gan.spec.to_dict())
@@ -213,7 +264,7 @@ def write_arm(
         "seed": arm.params.finetune.seed,
         "flip": arm.params.finetune.flip,
         "spec": trainer.gan.spec.to_dict(),
-        "prior": {"kind": "normal"},
+        "prior": prior_facts(arm.params.finetune, source is not None, history.best_tensors),
         "images_seen": history.best_images,
         "images_total": trainer.images_seen,
         "best": {
@@ -227,7 +278,7 @@ def write_arm(
         "preprocessing": {"resolution": data.resolution, "channels": data.channels, "range": [-1.0, 1.0]},
         "precision": precision_name(trainer.dtype),
         "warnings": warnings,
-        "added_parameters": added,
+        **facts,
         "stored_bytes": 4 * parameter_count(trainer.gan.generator),
     }
     if trainer.penalties:
@@ -241,6 +292,7 @@ def best_generator(gan: Gan, history: History) -> Generator:
     prefix = "generator_ema."
     tensors = {n.removeprefix(prefix): t for n, t in history.best_tensors.items() if n.startswith(prefix)}
     gan.generator_ema.load_state_dict(tensors)
+    _, gan.prior = split_prior(history.best_tensors, "the best checkpoint")
     return gan.generator_ema
 
 
@@ -249,7 +301,7 @@ def curves_csv(rows: list[dict[str, float]]) -> str:
 
     Cells are empty where nothing was measured.
     """
-    added = sorted({name for row in rows for name in row if name.startswith("penalty_")})
+    added = sorted({name for row in rows for name in row if name.startswith(("penalty_", "prior_"))})
     text = io.StringIO()
     writer = csv.DictWriter(text, [*COLUMNS, *added], lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -13,6 +13,9 @@ from graftgan.gans.base import Gan, build
 from graftgan.gans.reclass import reclass
 from graftgan.gans.spec import GanSpec, family_module
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.stages.class_rows import fit_rows
+from graftgan.stages.target_class import class_mixture, told
+from graftgan.transfer import method
 
 FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
 
@@ -25,11 +28,13 @@ class Start:
         gan: The networks.
         source: Their catalogue entry, or None for a run from scratch.
         changes: Sentences about what had to be changed.
+        whole: The networks before their classes were fitted, where a method needs them beside `gan`.
     """
 
     gan: Gan
     source: Source | None
     changes: tuple[str, ...] = ()
+    whole: Gan | None = None
 
 
 def scratch_spec(data: ImageSet, params: Params) -> StyleGAN2Spec:
@@ -57,7 +62,10 @@ def starting_point(name: str, data: ImageSet, params: Params, cache: Path) -> St
     catalogue = Catalogue(Path(params.rank.catalogue))
     (source,) = catalogue.select([name])
     gan, changes = _sized(catalogue.load(source, cache), source, data, seed)
-    gan, about_classes = _classed(gan, source, data)
+    if params.finetune.method == "class_embedding":
+        rows, about_rows = fit_rows(gan, source, data, params.finetune)
+        return Start(rows, source, (*changes, *about_rows), gan)
+    gan, about_classes = _classed(gan, source, data, params)
     return Start(gan, source, (*changes, *about_classes, *_with_discriminator(gan, source, params)))
 
 
@@ -77,7 +85,7 @@ def _sized(gan: Gan, source: Source, data: ImageSet, seed: int) -> tuple[Gan, li
     return refitted, [f"source {source.name} was {verb} to {size}: {len(new)} tensors are new"]
 
 
-def _classed(gan: Gan, source: Source, data: ImageSet) -> tuple[Gan, list[str]]:
+def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[Gan, list[str]]:
     lowest = int(data.labels("train").min(initial=0))
     highest = int(data.labels("train").max(initial=-1))
     if not gan.spec.classes:
@@ -94,11 +102,13 @@ def _classed(gan: Gan, source: Source, data: ImageSet) -> tuple[Gan, list[str]]:
     text = (
         f"source {source.name} has {gan.spec.classes} classes, the run {classes}: each starts as their mean"
     )
-    return reclass(gan, classes), [text]
+    if (mixture := class_mixture(gan, data, classes, params)) is not None:
+        text = f"source {source.name} has {gan.spec.classes} classes: {told(mixture, classes)}"
+    return reclass(gan, classes, mixture), [text]
 
 
 def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
-    if "discriminator" not in gan.fresh:
+    if "discriminator" not in gan.fresh or method(params.finetune.method).direct is not None:
         return []
     if not params.finetune.fresh_discriminator:
         raise ConfigError(

@@ -1,0 +1,84 @@
+"""The adapter file of a run, beside its folded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graftgan.checkpoints.adapters import ADAPTER, write_adapter
+from graftgan.checkpoints.catalogue import Catalogue, Source
+from graftgan.checkpoints.store import WEIGHTS, load_gan
+from graftgan.config import Params
+from graftgan.contract import digest_file
+from graftgan.errors import GraftganError
+from graftgan.gans.base import Gan
+from graftgan.gans.prior import split_prior
+from graftgan.gans.spec import GanSpec
+from graftgan.training.loop import History
+from graftgan.transfer import method
+from graftgan.transfer.adapters import apply, extract
+
+PREFIX = "generator_ema."
+
+
+def moving_parameters(gan: Gan) -> dict[str, int]:
+    """Return how many parameters of G and of D a method moves, once it was applied."""
+    networks: dict[str, Any] = {"generator": gan.generator, "discriminator": gan.discriminator}
+    return {
+        name: sum(p.numel() for p in network.parameters() if p.requires_grad)
+        for name, network in networks.items()
+    }
+
+
+def adapter_bytes(folder: Path) -> int | None:
+    """Return the size of a run's adapter file, None where there is none."""
+    file = folder / ADAPTER
+    return file.stat().st_size if file.is_file() else None
+
+
+def keep_adapter(
+    history: History, gan: Gan, source: Source, fitted: GanSpec, params: Params, cache: Path, folder: Path
+) -> list[str]:
+    """Write the adapter of the best checkpoint into a run's folder, if its method makes one.
+
+    It is applied to the base before it is kept, and must give the averaged generator of the folder bit for
+    bit: so it is also seen that nothing else has moved.
+
+    Args:
+        history: The run's.
+        gan: The adapted networks, folded.
+        source: What the run started from.
+        fitted: Sizes of the source once it was fitted to the data.
+        params: All parameters.
+        cache: Folder of fetched sources.
+        folder: The run's folder.
+
+    Returns:
+        Sentences about why there is no file, where the method would make one.
+
+    Raises:
+        GraftganError: Something moved that should not have.
+    """
+    settings = params.finetune
+    if not method(settings.method).adapter:
+        return []
+    home = Catalogue(Path(params.rank.catalogue)).folder(source, cache)
+    base = load_gan(home)
+    tensors, prior = split_prior(history.best_tensors, "the best checkpoint")
+    if base.spec != fitted:
+        return [f"there is no {ADAPTER}: source {source.name} was changed to fit the data"]
+    if prior is not None:
+        return [f"there is no {ADAPTER}: the model has a prior of its own"]
+    best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
+    digest = digest_file(home / WEIGHTS)
+    adapter = extract(base, gan.spec, settings, digest, best, history.best_adapters)
+    again = apply(base, adapter).generator_ema.state_dict()
+    if wrong := [name for name in best if name not in again or not torch.equal(again[name], best[name])]:
+        raise GraftganError(
+            f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
+            "report this as a bug, with the settings of the run",
+        )
+    write_adapter(adapter, folder / ADAPTER)
+    return []
