@@ -43,12 +43,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 WANTED_HITS = 0.8
 
 
-def draw_settings(target: str, draw: int, kimg: float, neighbours: int | None) -> Params:
+def draw_settings(target: str, draw: int, arguments: argparse.Namespace) -> Params:
     """Return the parameters of one draw; the training seed stays 0."""
-    params = settings_of(target, 0, kimg)
-    data = params.data.model_copy(update={"seed": draw})
-    rank = params.rank.model_copy(update={} if neighbours is None else {"neighbours": neighbours})
-    return params.model_copy(update={"data": data, "rank": rank})
+    more = [f"data.seed={draw}", f"evaluate.extractor={arguments.extractor}"]
+    if arguments.neighbours is not None:
+        more.append(f"rank.neighbours={arguments.neighbours}")
+    return settings_of(target, 0, arguments.kimg, *more)
 
 
 def taken_over(
@@ -83,9 +83,9 @@ def measure(
     target: str, number: int, arguments: argparse.Namespace, stop: StopSignal
 ) -> tuple[Draw, str, dict[str, Any]]:
     """Rank the sources and adapt them all on one draw; return it with its protocol and provenance."""
-    params = draw_settings(target, number, arguments.kimg, arguments.neighbours)
+    params = draw_settings(target, number, arguments)
     work = arguments.work / f"draw-{number}"
-    ranking = prepare(target, params, work, stop)
+    ranking = prepare(work / target, params, stop)
     dataset = work / target / "prepare" / "dataset"
     known = None
     if number == 0:
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3, help="draws of each target")
     parser.add_argument("--targets", nargs="+", default=["micah", "adventurer", "notionists", "pixel-art"])
     parser.add_argument("--neighbours", type=int, help="k of recall; the default is that of params.yaml")
+    parser.add_argument("--extractor", default="efflite0", help="features of the test KID")
     parser.add_argument("--reuse", type=Path, help="work folder of transfer.py at the same budget")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "selection")
     parser.add_argument("--workers", type=int, default=2)

@@ -11,8 +11,8 @@ from graftgan.stages.choosing import (
     SELECTORS,
     choose,
     goodness,
+    margin,
     order_rows,
-    standard_error,
     tied_with,
 )
 from graftgan.stages.rank import SCORES
@@ -76,7 +76,7 @@ def test_the_two_measures_disagree_and_the_sentence_says_so() -> None:
 def test_ties_of_recall_go_by_the_error_of_a_share_then_training_images_then_distance() -> None:
     share = 0.3
     error = math.sqrt(share * (1 - share) / N)
-    assert standard_error(row("a", recall=share), N, "recall") == pytest.approx(wilson(share, N).stderr)
+    assert margin(row("a", recall=share), N, "recall") == pytest.approx(2 * wilson(share, N).stderr)
     rows = [
         row("top", 50, recall=share, fd=1), row("tied-far", 900, recall=share - 1.9 * error, fd=9),
         row("tied-near", 900, recall=share - 1.9 * error, fd=3), row("out", 5000, recall=share - 2.1 * error),
@@ -88,7 +88,7 @@ def test_ties_of_recall_go_by_the_error_of_a_share_then_training_images_then_dis
 
 def test_ties_of_precision_density_and_coverage_go_by_their_own_interval() -> None:
     # 0.01 to each side at 95 % is a standard error of 0.0051
-    assert standard_error(row("a"), N, "density") == pytest.approx(0.01 / 1.96, rel=1e-3)
+    assert margin(row("a"), N, "density") == pytest.approx(2 * 0.01 / 1.96, rel=1e-3)
     rows = [row("top", 10, density=0.5), row("tied", 20, density=0.491), row("out", 30, density=0.489)]
     assert names(rows, "density") == ["tied", "top", "out"]
     unknown = row("top", density=0.5)
@@ -99,12 +99,19 @@ def test_ties_of_precision_density_and_coverage_go_by_their_own_interval() -> No
 
 
 @pytest.mark.parametrize("selector", ["kid", "fd"])
-def test_distances_are_taken_as_they_are(selector: str) -> None:
-    rows = [row("top", 10, **{selector: 0.5}), row("next", 20, **{selector: 0.501})]
-    assert names(rows, selector) == ["top", "next"]
-    assert pick(rows, selector=selector)[2] == ["top"]
-    same = [row("few", 10, **{selector: 0.5}), row("many", 20, **{selector: 0.5})]
-    assert names(same, selector) == ["many", "few"], "equal ones by training images"
+def test_of_equal_distances_the_one_with_more_recall_is_first(selector: str) -> None:
+    near, wide = row("near", **{selector: 0.5}), row("wide", recall=0.2, **{selector: 0.524})
+    far = row("far", recall=0.9, **{selector: 0.526})
+    assert names([near, wide, far], selector) == ["wide", "near", "far"], "5 % is a tie, more is not"
+    chosen, why, tied, *_ = pick([near, wide, far], selector=selector)
+    assert chosen == "wide" and tied == ["wide", "near"] and "more recall decides" in why
+    blind = [row("next", 20, **{selector: 0.501}), row("top", 10, **{selector: 0.5})]
+    assert names(blind, selector) == ["top", "next"], "without recall, the nearer"
+
+
+def test_a_distance_below_zero_has_a_margin_too() -> None:
+    rows = [row("low", kid=-0.10), row("tied", recall=0.1, kid=-0.096), row("out", recall=0.2, kid=-0.09)]
+    assert names(rows, "kid") == ["tied", "low", "out"]
 
 
 def test_a_measure_that_is_zero_everywhere_is_called_blind() -> None:

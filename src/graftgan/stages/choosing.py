@@ -15,6 +15,8 @@ from graftgan.config import Rank
 
 Row = dict[str, Any]
 TIE_STANDARD_ERRORS = 2.0
+# The error of a distance counts the target images' chance, which is the same for every source.
+TIE_DISTANCE = 0.05
 NORMAL_95 = 1.959964
 
 
@@ -50,36 +52,47 @@ def goodness(row: Row, selector: str) -> float:
 
 
 def order_rows(rows: Sequence[Row], n_target: int, selector: str = "recall") -> list[Row]:
-    """Sort best first; within two standard errors more training images, then less Fréchet distance."""
+    """Sort best first.
+
+    Of tied sources more training images come first, then less Fréchet distance; of those at an equal distance
+    the one with more recall, then the nearer.
+    """
     rest = sorted(rows, key=lambda row: -goodness(row, selector))
     ordered: list[Row] = []
     while rest:
         leaders = tied_with(rest[0], rest, n_target, selector)
-        ordered += sorted(leaders, key=lambda row: (-row["training_images"], row["fd"]["value"], row["name"]))
+        ordered += sorted(leaders, key=lambda row: _among_equals(row, selector))
         rest = [row for row in rest if row not in leaders]
     return [{"rank": place, **row} for place, row in enumerate(ordered, 1)]
 
 
+def _among_equals(row: Row, selector: str) -> tuple[float, float, str]:
+    if SELECTORS[selector].sign < 0:
+        return -row["recall"]["value"], -goodness(row, selector), row["name"]
+    return -row["training_images"], row["fd"]["value"], row["name"]
+
+
 def tied_with(top: Row, rows: Sequence[Row], n_target: int, selector: str = "recall") -> list[Row]:
-    """Return the rows whose value is within two standard errors of the top row's; for distances, as good."""
-    least = goodness(top, selector) - TIE_STANDARD_ERRORS * standard_error(top, n_target, selector)
+    """Return the rows whose value is not clearly worse than the top row's: see `margin`."""
+    least = goodness(top, selector) - margin(top, n_target, selector)
     return [row for row in rows if goodness(row, selector) >= least]
 
 
-def standard_error(row: Row, n_target: int, selector: str) -> float:
-    """Return the standard error that ties are judged by.
+def margin(row: Row, n_target: int, selector: str) -> float:
+    """Return how far behind a row another is still tied with it.
 
-    That of a share for recall; for other measures of which more is better, from their 95 % interval. It is 0
-    for distances: all sources are measured against the same images, so that the intervals, which count those
-    images' chance in each, would call too much a tie.
+    Two standard errors: of a share for recall; from the 95 % interval for other measures of which more is
+    better. 5 % for distances.
     """
     found = row[selector]
     if selector == "recall":
         share = float(found["value"])
-        return math.sqrt(share * (1 - share) / n_target)
-    if SELECTORS[selector].sign < 0 or found["low"] is None or found["high"] is None:
+        return TIE_STANDARD_ERRORS * math.sqrt(share * (1 - share) / n_target)
+    if SELECTORS[selector].sign < 0:
+        return TIE_DISTANCE * abs(goodness(row, selector))
+    if found["low"] is None or found["high"] is None:
         return 0.0
-    return float(found["high"] - found["low"]) / (2 * NORMAL_95)
+    return TIE_STANDARD_ERRORS * float(found["high"] - found["low"]) / (2 * NORMAL_95)
 
 
 def choose(
@@ -123,9 +136,14 @@ def reason(chosen: Row, rows: Sequence[Row], rank: Rank, tied: Sequence[str], n_
         return f"{chosen['name']} was asked for by rank.choose; {finding}."
     others = [name for name in tied if name != chosen["name"]]
     if chosen["name"] in tied and others:
+        decide = (
+            "more recall decides"
+            if SELECTORS[selector].sign < 0
+            else "more training images and then the lower Fréchet distance decide"
+        )
         text = (
             f"{chosen['name']}: {finding}, not clearly more or less than {', '.join(others)}; "
-            "among equals more training images and then the lower Fréchet distance decide."
+            f"among equals {decide}."
         )
     else:
         second = next((row for row in rows if row["name"] != chosen["name"]), None)
