@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from graftgan.config import Split
 from graftgan.data.duplicates import Duplicates, UnionFind
 from graftgan.data.splitting import MIN_IMAGES, Assignment, assign, clusters, place
+from graftgan.errors import DataError
 
 SHARES = Split(validation=0.1, test=0.2)
 
@@ -62,7 +63,11 @@ def sets(draw: st.DrawFn) -> Set:
 @given(images=sets(), seed=st.integers(0, 1000), test=st.floats(0, 0.6), validation=st.floats(0, 0.39))
 def test_nothing_alike_straddles_a_split(images: Set, seed: int, test: float, validation: float) -> None:
     shares = Split(validation=validation, test=test)
-    found = assign(images.sha256, images.groups, images.duplicates, shares, seed)
+    try:
+        found = assign(images.sha256, images.groups, images.duplicates, shares, seed)
+    except DataError:
+        # A handful of images may all fall to the test split.
+        reject()
     seen: dict[int, str] = {}
     for root, name in zip(clusters(images.groups, images.duplicates).tolist(), found.split, strict=True):
         if name != "unused":

@@ -30,7 +30,9 @@ def resize_images(images: Tensor, kind: str, px: int) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _matrix(kind: str, n_in: int, n_out: int) -> Tensor:
-    return {BICUBIC_ANTIALIAS: _bicubic_antialias, TF1_BILINEAR: _tf1_bilinear}[kind](n_in, n_out).float()
+    # Kept for every later caller, of whom some need gradients through it.
+    with torch.inference_mode(False):
+        return {BICUBIC_ANTIALIAS: _bicubic_antialias, TF1_BILINEAR: _tf1_bilinear}[kind](n_in, n_out).float()
 
 
 def _bicubic_antialias(n_in: int, n_out: int) -> Tensor:

@@ -1,0 +1,269 @@
+"""Learns one image-to-image task after another into a bank, and scores every task of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from graftgan.bank.manifest import Task
+from graftgan.bank.store import Bank
+from graftgan.bank.tasks import RANDOM, WARM, Begun, begin, finish
+from graftgan.bank.tasks import load_task as stored_generator
+from graftgan.config import Runtime
+from graftgan.context import Context
+from graftgan.contract import canonical_json, digest_text
+from graftgan.data.pairs import Part, TaskImages
+from graftgan.device import pick_device
+from graftgan.errors import ConfigError, DataError
+from graftgan.lifelong_config import Translate, TranslationScores
+from graftgan.metrics.features import Extractor, make_extractor
+from graftgan.metrics.intervals import Estimate
+from graftgan.metrics.kid import kid
+from graftgan.metrics.scores import metric_name
+from graftgan.metrics.translation import paired_scores
+from graftgan.reporting.sheets import sheet
+from graftgan.training.loop import History
+from graftgan.training.state import StateStore
+from graftgan.training.translation import TranslationTrainer, make_trainer
+from graftgan.training.translation_loop import (
+    PairedJudge,
+    TranslationJudge,
+    TranslationLoop,
+    UnpairedJudge,
+    can_judge,
+    restore_kept,
+)
+from graftgan.training.translators import make_translators, translate
+
+JUDGED_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a task is learnt and scored.
+
+    Attributes:
+        train: The recipe.
+        scores: The final scores.
+        runtime: Device, and how often state is saved.
+        init: `random` or `warm:TASK`.
+    """
+
+    train: Translate
+    scores: TranslationScores
+    runtime: Runtime
+    init: str = RANDOM
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What learning a task gave.
+
+    Attributes:
+        task: Its entry in the bank.
+        history: Curves and validation scores.
+        scores: Scores of test images, from inputs to targets.
+        warnings: Sentences for people.
+    """
+
+    task: Task
+    history: History
+    scores: dict[str, Estimate]
+    warnings: tuple[str, ...]
+
+
+def learn_task(
+    bank: Bank, name: str, images: TaskImages, settings: Settings, ctx: Context, back: Bank | None = None
+) -> Learnt:
+    """Train a task to the end, score it on test images and add it to the bank.
+
+    Called again after an interruption it goes on from the saved state, as long as bank, images and settings
+    are the same. The bank is locked meanwhile and changes only at the end.
+
+    Args:
+        bank: Where the task is added.
+        name: Its name.
+        images: Its images; the test split must exist.
+        settings: How.
+        ctx: Surroundings of the stage; state is kept below `ctx.state`.
+        back: Bank of the generators from targets to inputs, which unpaired tasks need.
+
+    Raises:
+        Interrupted: A signal came; the state is saved.
+        ConfigError: The name is taken, or settings do not fit the task.
+        DataError: There are too few images.
+        TryAgain: Another process writes to the bank.
+        CheckpointError: The bank is damaged.
+    """
+    images.part("test")
+    if images.data.kind == "unpaired" and back is None:
+        raise ConfigError(f"task {name} is unpaired", "give a second bank for the way back")
+    second = back if images.data.kind == "unpaired" else None
+    with ExitStack() as locks:
+        locks.enter_context(bank.alone())
+        if second is not None:
+            locks.enter_context(second.alone())
+            _take_back(bank, second, name)
+        begun = begin(bank, name, settings.init, settings.train.seed)
+        begun_back = None if second is None else _begin_back(second, name, settings)
+        trainer, warnings = _trainer(begun, begun_back, images, settings)
+        judge, more = _judge(images, settings)
+        store = StateStore(
+            ctx.state / name / _state_key(bank, second, images, settings), settings.runtime.keep_states
+        )
+        loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
+        history = loop.run()
+        restore_kept(trainer, history.best_tensors)
+        scores = score_task(trainer.gan.generator_ema, images, _extractor(settings, "extractor"), settings)
+        task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
+        store.clear()
+    slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
+    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow))
+
+
+def score_task(
+    generator: nn.Module, images: TaskImages, extractor: Extractor, settings: Settings
+) -> dict[str, Estimate]:
+    """Return the scores of test images: KID, and for paired tasks L1, PSNR and feature distances.
+
+    Raises:
+        DataError: There are too few test images.
+    """
+    part = _first(images.part("test"), settings.scores.max_images)
+    confidence = settings.scores.confidence
+    outputs = translate(generator, part.inputs)
+    found: dict[str, Estimate] = {}
+    if images.data.kind == "paired":
+        if not can_judge(part):
+            raise DataError(
+                f"{images.data.target}: the test images are of {len(set(part.groups))} names",
+                "give the task images of more names",
+            )
+        found = paired_scores(outputs, part.targets, part.groups, extractor, confidence)
+    found[metric_name("kid", extractor.protocol)] = kid(
+        extractor(outputs), extractor(part.targets), confidence=confidence
+    )
+    return found
+
+
+def score_bank(
+    bank: Bank, tasks: Mapping[str, TaskImages], settings: Settings
+) -> dict[str, dict[str, Estimate]]:
+    """Score every task of a bank whose images are given, as it is stored now."""
+    extractor = _extractor(settings, "extractor")
+    device = pick_device(settings.runtime.device)
+    return {
+        task.name: score_task(
+            stored_generator(bank, task.name).to(device), tasks[task.name], extractor, settings
+        )
+        for task in bank.tasks
+        if task.name in tasks
+    }
+
+
+def example_sheet(
+    generator: nn.Module, images: TaskImages, rows: int = 8, cell_px: int = 64
+) -> NDArray[np.uint8]:
+    """Return a sheet of test images; a row is an input, its output and, of a paired task, the truth."""
+    part = _first(images.part("test"), rows)
+    columns = [part.inputs, translate(generator, part.inputs)]
+    if images.data.kind == "paired":
+        columns.append(part.targets)
+    cells = np.stack(columns, axis=1).reshape(-1, *part.inputs.shape[1:])
+    return sheet(cells, len(columns), cell_px=cell_px)
+
+
+def _trainer(
+    begun: Begun, begun_back: Begun | None, images: TaskImages, settings: Settings
+) -> tuple[TranslationTrainer, list[str]]:
+    data, train = images.data, settings.train
+    back = None if begun_back is None else begun_back.generator
+    networks = make_translators(data.kind, begun.generator, train, data.resolution, back)
+    part = images.part("train")
+    device = pick_device(settings.runtime.device)
+    few = min(len(part.inputs), len(part.targets))
+    warnings = [f"a step has {train.batch} images and the task {few}"] if few < train.batch else []
+    return make_trainer(data.kind, networks, part, train, device), warnings
+
+
+def _judge(images: TaskImages, settings: Settings) -> tuple[TranslationJudge, list[str]]:
+    """Return what measures checkpoints, and a warning if it must do so on training images."""
+    warnings = []
+    part = images.parts.get("validation")
+    if part is None or not can_judge(part):
+        part = images.part("train")
+        warnings.append("validation scores are of training images: there are too few others")
+    part = _first(part, JUDGED_IMAGES)
+    if not can_judge(part):
+        raise DataError(
+            f"{images.data.target} gives {len(part.targets)} training images",
+            "give 5 or more of different names",
+        )
+    if images.data.kind == "paired":
+        return PairedJudge(part), warnings
+    return UnpairedJudge(part, _extractor(settings, "validation_extractor")), warnings
+
+
+def _first(part: Part, count: int) -> Part:
+    return Part(part.inputs[:count], part.targets[:count], part.names[:count], part.groups[:count])
+
+
+def _extractor(settings: Settings, key: str) -> Extractor:
+    name = str(getattr(settings.scores, key))
+    given = settings.runtime.inception_weights
+    weights = Path(given) if given and name == "inception" else None
+    return make_extractor(name, weights=weights, device=str(pick_device(settings.runtime.device)))
+
+
+def _begin_back(back: Bank, name: str, settings: Settings) -> Begun:
+    """Begin the way back; it starts warm where the bank of the ways back has the same task."""
+    warm = settings.init.removeprefix(WARM)
+    known = settings.init.startswith(WARM) and any(task.name == warm for task in back.tasks)
+    return begin(back, name, settings.init if known else RANDOM, settings.train.seed + 1)
+
+
+def _take_back(bank: Bank, back: Bank, name: str) -> None:
+    """Take out a way back whose way there was never added, because the process died in between."""
+    there = any(task.name == name for task in bank.tasks)
+    if not there and back.tasks and back.tasks[-1].name == name:
+        back.remove(name)
+
+
+def _state_key(bank: Bank, back: Bank | None, images: TaskImages, settings: Settings) -> str:
+    """Return what a saved state may be gone on with: the same networks, images and recipe."""
+    told = [
+        bank.head, bank.spec.to_dict(), "" if back is None else back.head, images.digest, settings.init,
+        settings.train.model_dump(mode="json"),
+    ]  # fmt: skip
+    return digest_text(canonical_json(told))[:16]
+
+
+def _finish(
+    bank: Bank,
+    back: Bank | None,
+    begun: Begun,
+    begun_back: Begun | None,
+    trainer: TranslationTrainer,
+    images: TaskImages,
+    settings: Settings,
+    scores: Mapping[str, Estimate],
+) -> Task:
+    """Add the ways back, if there is one, and there; the last of them makes the task exist."""
+    size_px, digest = images.data.resolution, images.digest
+    recipe = digest_text(canonical_json(settings.train.model_dump(mode="json")))
+    if back is not None and begun_back is not None:
+        finish(
+            back, begun_back, trainer.gan.back_ema,
+            size_px=size_px, data_fingerprint=digest, config_hash=recipe,
+        )  # fmt: skip
+    return finish(
+        bank, begun, trainer.gan.generator_ema,
+        size_px=size_px, data_fingerprint=digest, config_hash=recipe,
+        scores={name: estimate.value for name, estimate in scores.items()},
+    )  # fmt: skip
