@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +11,12 @@ from typing import Any, NoReturn
 import click
 
 from graftgan import __version__
-from graftgan.adapter_cli import adapter_group
-from graftgan.classes_cli import classes_group
+from graftgan.commands import GROUPS
+from graftgan.commands.base import SET_HELP, Commands
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.stages.specs import STAGES, StageSpec
-from graftgan.study_cli import study_group
 
 INTERRUPTED = 143
-SET_HELP = "Override one key; repeatable."
 RESUME_HELP = "Whether to go on from saved training state."
 Function = Callable[..., Any]
 
@@ -53,17 +50,6 @@ def stage_options(function: Function) -> Function:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-class Commands(click.Group):
-    """A group whose list of commands shows each one's first sentence in full."""
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list; click itself would cut the lines of a narrow terminal."""
-        whole = 10_000
-        rows = [(name, command.get_short_help_str(whole)) for name, command in sorted(self.commands.items())]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -161,61 +147,6 @@ def run_as_task(spec: StageSpec, executor_input: str) -> None:
     summarise(spec, result, ran)
 
 
-@cli.group("config", cls=Commands)
-def config_group() -> None:
-    """Show, check and explain the parameters."""
-
-
-@config_group.command("show")
-@click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
-@click.option("--json", "as_json", is_flag=True, help="One line of canonical JSON, as pipelines take it.")
-def config_show(params: Path, assignments: tuple[str, ...], as_json: bool) -> None:
-    """Print the parameters with all defaults filled in and every key explained."""
-    from graftgan.contract import canonical_json
-    from graftgan.params import load
-    from graftgan.template import commented
-
-    resolved = load(params, assignments)
-    text = canonical_json(resolved.model_dump(mode="json")) if as_json else commented(resolved)
-    click.echo(text, nl=as_json)
-
-
-@config_group.command("schema")
-def config_schema() -> None:
-    """Print the JSON Schema of params.yaml, for editors."""
-    from graftgan.config import Params
-
-    click.echo(json.dumps(Params.model_json_schema(), indent=2))
-
-
-@config_group.command("explain")
-@click.argument("key")
-def config_explain(key: str) -> None:
-    """Tell what KEY means, takes and defaults to."""
-    from graftgan.params import explain
-
-    click.echo(explain(key))
-
-
-@config_group.command("methods")
-def config_methods() -> None:
-    """List the transfer methods that finetune.method takes."""
-    from graftgan.transfer import METHODS
-
-    for name, method in METHODS.items():
-        click.echo(f"{name:16} {method.help}")
-
-
-@config_group.command("penalties")
-def config_penalties() -> None:
-    """List the terms that finetune.penalties takes."""
-    from graftgan.transfer.penalties import PENALTIES
-
-    for name, penalty in PENALTIES.items():
-        click.echo(f"{name:12} {penalty.help}")
-
-
 @cli.command("doctor")
 @click.option("--params", type=click.Path(path_type=Path), default=Path("params.yaml"), show_default=True)
 def doctor_command(params: Path) -> None:
@@ -257,88 +188,7 @@ def sample_command(**given: Any) -> None:
     click.echo(draw(**given))
 
 
-@cli.group("source", cls=Commands)
-def source_group() -> None:
-    """Source checkpoints: the catalogue, and files of other projects."""
-
-
-@source_group.command("list")
-@click.option(
-    "--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True
-)
-def source_list(catalogue: Path) -> None:
-    """List the sources."""
-    from graftgan.checkpoints.catalogue import Catalogue
-
-    for source in Catalogue(catalogue).sources:
-        kimg = f"{source.kimg:g} kimg" if source.kimg else ""
-        click.echo(f"{source.name:18} {source.resolution:5} px  {kimg:10} {source.licence:24} {source.title}")
-
-
-@source_group.command("verify")
-@click.option(
-    "--catalogue", type=click.Path(path_type=Path), default=Path("zoo/catalogue.yaml"), show_default=True
-)
-def source_verify(catalogue: Path) -> None:
-    """Check every source's digest and load it strictly."""
-    from graftgan.checkpoints.catalogue import Catalogue
-    from graftgan.engine import cache_home
-
-    shelf = Catalogue(catalogue)
-    for source in shelf.sources:
-        gan = shelf.load(source, cache_home())
-        click.echo(f"{source.name}: whole, {gan.spec.family} {gan.spec.resolution} px")
-
-
-@source_group.command("inspect")
-@click.argument("file", type=click.Path(path_type=Path))
-def source_inspect(file: Path) -> None:
-    """Tell what a checkpoint of any known format holds, and what of it would load.
-
-    Known are pickles of stylegan2-ada-pytorch and stylegan3, rosinality's stylegan2-pytorch, BigGAN-PyTorch
-    (a file or a folder), pytorch-pretrained-BigGAN, GAN_stability, pix2pix and CycleGAN, and our own. No code
-    in the file is ever run.
-    """
-    from graftgan.checkpoints.convert import describe
-
-    click.echo(describe(file))
-
-
-@source_group.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder of the source.")
-@click.option("--title", default="", help="Title in the catalogue.")
-@click.option("--licence", default="unknown", show_default=True, help="Licence of the weights.")
-@click.option("--domain", multiple=True, help="A word for what the images show; may be repeated.")
-def source_import(file: Path, out: Path, title: str, licence: str, domain: tuple[str, ...]) -> None:
-    """Write a public checkpoint as safetensors with a card, and print its catalogue entry."""
-    import yaml
-
-    from graftgan.checkpoints.convert import import_checkpoint
-
-    about = {"title": title, "licence": licence, "domain": list(domain)}
-    entry = import_checkpoint(file, out, about)
-    click.echo(yaml.safe_dump([entry], sort_keys=False, allow_unicode=True).rstrip())
-
-
-@source_group.command("export")
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "kind",
-    required=True,
-    help="safetensors, onnx, torchscript, rosinality, stylegan2-ada-state or cyclegan.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="File to write.")
-def source_export(model: Path, kind: str, out: Path) -> None:
-    """Write a model, such as out/finetune/models/chosen, for use in other software."""
-    from graftgan.checkpoints.convert import export_checkpoint
-
-    notes = export_checkpoint(model, kind, out)
-    click.echo("\n".join([f"{out}: {out.stat().st_size / 1e6:.1f} MB", *notes]))
-
-
-for _group in (adapter_group, classes_group, study_group):
+for _group in GROUPS:
     cli.add_command(_group)
 
 

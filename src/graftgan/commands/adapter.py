@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from graftgan.commands.base import Commands
+
 PATH = click.Path(path_type=Path)
 
 
-@click.group("adapter")
+@click.group("adapter", cls=Commands)
 def adapter_group() -> None:
     """Adapters: what a run added to its source, as a small file of its own."""
 

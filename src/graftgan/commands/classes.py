@@ -7,10 +7,12 @@ from pathlib import Path
 
 import click
 
+from graftgan.commands.base import Commands
+
 PATH = click.Path(path_type=Path)
 
 
-@click.group("classes")
+@click.group("classes", cls=Commands)
 def classes_group() -> None:
     """Classes of a conditional source: which are collapsed, narrow or alike."""
 

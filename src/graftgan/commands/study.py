@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from graftgan.commands.base import Commands
+
 PATH = click.Path(path_type=Path)
 
 
-@click.group("study")
+@click.group("study", cls=Commands)
 def study_group() -> None:
     """Study why a source helps and how to choose one."""
 
