@@ -1,0 +1,43 @@
+"""`finetune.method: auto`: the method that did best for about so many images, with the measurement as reason.
+
+The rules are read off `benchmarks/results/methods.md`; `python benchmarks/methods.py` measures them anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graftgan.transfer import METHODS
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What to use for small enough a set.
+
+    Attributes:
+        most_images: The rule holds up to so many training images; None is any number.
+        method: A name in `METHODS`.
+        why: What was measured.
+    """
+
+    most_images: int | None
+    method: str
+    why: str
+
+
+RULES: tuple[Rule, ...] = ()
+FALLBACK = Rule(None, "full", "it works with every family")
+
+
+def decide(images: int, family: str) -> Rule:
+    """Return the rule for a number of training images and the family of the source.
+
+    A method that does not know the family gives way to the next rule that holds, and at last to `full`.
+    """
+    for rule in RULES:
+        known = METHODS[rule.method].families
+        if (rule.most_images is None or images <= rule.most_images) and (known is None or family in known):
+            return rule
+    return FALLBACK
