@@ -191,7 +191,7 @@ def main() -> None:
     found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {
         images: {name: {} for name in names} for images in options.images
     }
-    for seed, images, target in itertools.product(range(options.seeds), options.images, options.targets):
+    for seed, target, images in itertools.product(range(options.seeds), options.targets, options.images):
         draw = Draw(target, images, seed)
         arms = arms_of(draw, names, options.kimg, options.work, stop)
         ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)

@@ -188,6 +188,8 @@ def changed(key: str, value: Any) -> Any:
         "finetune.target_class.rows": "soft", "finetune.target_class.classifier": "x", "rank.selector": "kid",
         "finetune.filter_transfer.head": "small", "finetune.class_embedding.use": "repair",
         "finetune.class_embedding.classes": [1], "finetune.class_embedding.objective": "probe",
+        "finetune.class_embedding.classifier": "x", "finetune.class_embedding.classifier_classes": [1],
+        "finetune.class_embedding.diversity": "pixelwise", "finetune.class_embedding.init": ["top"],
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
         "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
     }  # fmt: skip

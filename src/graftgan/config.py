@@ -132,7 +132,7 @@ class Network(Section):
 class Finetune(Section):
     """How the chosen source is adapted."""
 
-    method: str = Field("full", description="Transfer method; `graftgan config methods` lists them.")
+    method: str = Field("full", description="Transfer method, or auto; `graftgan config methods` lists them.")
     budget: Budget = Field(default_factory=lambda: Budget(kimg=24.0), description="Length of training.")
     controls: tuple[Literal["worst", "scratch"], ...] = Field(
         ("worst", "scratch"),

@@ -38,6 +38,7 @@ from graftgan.params import load
 from graftgan.stages.finetune import COLUMNS, LAST, KidJudge, curves_csv
 from graftgan.stages.specs import stage
 from graftgan.training.loop import TIMELINE_IMAGES, TIMELINE_SEED, Measurement
+from graftgan.transfer.auto import decide
 from stages.models import tiny_spec
 
 FILES = {
@@ -481,6 +482,20 @@ def test_adapters_are_folded_into_a_plain_folder(
 
 def test_an_unknown_method_is_refused(workshop: Workshop) -> None:
     workshop.fails(ConfigError, "'freeze' is not a method", finetune__method="freeze")
+
+
+def test_auto_takes_a_method_and_says_why(workshop: Workshop) -> None:
+    result, _ = workshop.run(**quick(finetune__method="auto"))
+    rule = decide(24, "stylegan2")
+    assert workshop.report()["method"] == rule.method
+    assert f"auto took {rule.method} for 24 training images: {rule.why}" in " ".join(result.warnings)
+
+
+def test_auto_from_scratch_trains_everything(workshop: Workshop) -> None:
+    workshop.rank(SCRATCH, "far")
+    result, _ = workshop.run(**quick(finetune__method="auto"))
+    assert workshop.report()["method"] == "scratch"
+    assert "auto took full" in " ".join(result.warnings)
 
 
 def test_one_image_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

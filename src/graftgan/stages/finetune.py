@@ -40,6 +40,7 @@ from graftgan.training.state import StateStore
 from graftgan.training.stepper import Stepper
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
+from graftgan.transfer.auto import AUTO, FALLBACK, decide
 from graftgan.transfer.class_embedding import ClassTuner
 from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
@@ -99,12 +100,13 @@ class KidJudge:
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
     """Run the chosen arm and its controls; see `specs.STAGES` for inputs and outputs."""
+    data = ImageSet.open(inputs["dataset"])
+    ranking = read_json(inputs["ranking"] / "ranking.json")
+    params, warnings = with_method(params, data.size("train"), ranking["choice"]["name"], ctx.cache)
     if (refuse := method(params.finetune.method).check) is not None:
         refuse(params.finetune)
     make_penalties(params.finetune)
-    data = ImageSet.open(inputs["dataset"])
     check_prior(params.finetune, data.size("train"))
-    ranking = read_json(inputs["ranking"] / "ranking.json")
     plan = {"chosen": ranking["choice"]["name"]}
     wanted = {"worst": ranking["worst"], "scratch": SCRATCH}
     for control in params.finetune.controls:
@@ -119,12 +121,27 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
     at_once = len(arms) if processes(params.runtime) > 1 else 1
     reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
-    metrics, warnings = {}, []
+    metrics = {}
     for arm, report in zip(arms, reports, strict=True):
         metrics[f"kid_validation_{arm.run}"] = report["best"]["kid"]
         metrics[f"images_seen_{arm.run}"] = float(report["images_seen"])
         warnings += [f"{arm.run}: {text}" for text in report["warnings"]]
     return Outcome(metrics, tuple(warnings), spent=(ctx.state,))
+
+
+def with_method(params: Params, images: int, source: str, cache: Path) -> tuple[Params, list[str]]:
+    """Put a method in place of `auto`, and say why; other methods stay."""
+    if params.finetune.method != AUTO:
+        return params, []
+    if source == SCRATCH:
+        rule = FALLBACK
+    else:
+        catalogue = Catalogue(Path(params.rank.catalogue))
+        (chosen,) = catalogue.select([source])
+        rule = decide(images, catalogue.spec(chosen, cache).family)
+    settings = params.finetune.model_copy(update={"method": rule.method})
+    why = f"finetune.method: auto took {rule.method} for {images} training images: {rule.why}"
+    return params.model_copy(update={"finetune": settings}), [why]
 
 
 def check_families(names: Iterable[str], params: Params, cache: Path) -> None:

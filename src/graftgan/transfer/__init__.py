@@ -47,7 +47,9 @@ def method(name: str) -> Method:
         ConfigError: If there is none.
     """
     if name not in METHODS:
-        raise ConfigError(f"finetune.method: {name!r} is not a method", f"use one of {', '.join(METHODS)}")
+        raise ConfigError(
+            f"finetune.method: {name!r} is not a method", f"use auto or one of {', '.join(METHODS)}"
+        )
     return METHODS[name]
 
 
