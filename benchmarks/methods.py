@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfer import RESULTS, ROOT, mean_interval, prepare, settings_of
+from transfer import RESULTS, ROOT, mean_interval, prepare, settings_of, train
 
 from graftgan.checkpoints.store import WEIGHTS
 from graftgan.config import Params
@@ -34,7 +34,7 @@ from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.scores import require_same_protocol
 from graftgan.parallel import run_all
 from graftgan.stages.evaluate import Shot, shoot
-from graftgan.stages.finetune import Arm, run_arm
+from graftgan.stages.finetune import Arm
 
 TARGETS = ("micah", "adventurer", "notionists")
 EXTRACTOR = "efflite0-128"
@@ -101,14 +101,13 @@ def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     record = arm.folder / "benchmark.json"
     if not record.is_file():
         before = time.process_time()
-        if not (arm.folder / "model.json").is_file():
-            run_arm(arm, ctx)
+        train(arm, ctx)
         seconds = time.process_time() - before
         found = features(arm, ctx)
         evaluate = arm.params.evaluate
-        fakes, train, test = found[arm.run], found["train"], found["test"]
+        fakes, seen, test = found[arm.run], found["train"], found["test"]
         estimate = kid(fakes, test, confidence=evaluate.confidence)
-        copying = copy_report(fakes, train, test, mirrored=found["mirrored"]).copying
+        copying = copy_report(fakes, seen, test, mirrored=found["mirrored"]).copying
         model = read_json(arm.folder / "model.json")
         write_json(record, {
             "source": arm.source, "kid": estimate.value, "stderr": estimate.stderr,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import math
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,18 @@ def prepare(folder: Path, params: Params, stop: StopSignal) -> dict[str, Any]:
     return ranking
 
 
+def train(arm: Arm, ctx: Context) -> None:
+    """Run an arm unless it is finished; what a kill left of its folder is dropped."""
+    if not (arm.folder / "model.json").is_file():
+        shutil.rmtree(arm.folder, ignore_errors=True)
+        run_arm(arm, ctx)
+
+
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Adapt one source once and score it on the test images; a finished run is not repeated."""
     record = arm.folder / "benchmark.json"
     if not record.is_file():
-        if not (arm.folder / "model.json").is_file():
-            run_arm(arm, ctx)
+        train(arm, ctx)
         settings = arm.params.evaluate
         key = f"benchmark {settings.samples} {settings.seed} {digest_file(arm.folder / WEIGHTS)}"
         fakes = shoot(Shot(arm.run, arm.params, arm.dataset, arm.folder, key, arm.folder), ctx)
