@@ -145,3 +145,20 @@ def test_a_rank_above_a_layer_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"finetune.adapter_rank=5 with finetune.method=lora") as error:
         trainer("stylegan2", method="lora", adapter_rank=5)
     assert "4 or less" in error.value.remedy
+
+
+def test_the_bits_do_not_depend_on_where_tensors_lie_in_memory() -> None:
+    rng = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 64, 3, 3, generator=rng)
+    adapter = LowRank(weight, 4, rng)
+    with torch.no_grad():
+        adapter.b.normal_(generator=rng)
+    expected = adapter(weight).detach()
+    for offset in range(1, 9):
+        for name in ("a", "b"):
+            tensor = getattr(adapter, name).detach()
+            room = torch.empty(tensor.numel() + offset)[offset:].view(tensor.shape).copy_(tensor)
+            setattr(adapter, name, torch.nn.Parameter(room))
+        assert torch.equal(adapter(weight), expected), offset
+    matrix = adapter.b.double() @ adapter.a.double() / 2
+    assert torch.allclose(expected.double(), weight + matrix.view(weight.shape), atol=1e-5)

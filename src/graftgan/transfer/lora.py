@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,11 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map the weight to the adapted one, in its own precision."""
+        # As a matrix product its last bits would depend on where the tensors lie in memory, and an adapter
+        # applied elsewhere would not give the bits of the run.
         with full_precision(weight):
-            return weight + (self.b @ self.a * self.gain).view(weight.shape)
+            outer = (self.b[:, r, None] * self.a[r] for r in range(len(self.a)))
+            return weight + (reduce(torch.add, outer) * self.gain).view(weight.shape)
 
 
 def modulated(generator: Generator) -> list[str]:
