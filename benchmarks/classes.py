@@ -58,7 +58,7 @@ def table(results: dict[str, Any], kimg: float) -> str:
         f"One row of 64 numbers is tuned for {kimg:g} kimg on 100 images (`{protocol}`); before → after.",
         "",
         f"| use | images | {' | '.join(COLUMNS.values())} |",
-        "| --- |" * 2 + " --- |" * len(COLUMNS),
+        "|" + " --- |" * (2 + len(COLUMNS)),
     ]
     for use, facts in results.items():
         cells = [f"{facts['before'][key]:.2f} → {facts['after'][key]:.2f}" for key in COLUMNS]
