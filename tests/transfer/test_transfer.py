@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from training.nets import recipe, tiny
 
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, build
+from graftgan.training.ema import update_ema
 from graftgan.transfer import METHODS, method
 from transfer.families import small
 
@@ -55,3 +57,20 @@ def test_applying_a_method_turns_exactly_its_tensors_on(name: str) -> None:
         on = {parameter for parameter, tensor in network.named_parameters() if tensor.requires_grad}
         assert on == choose(gan, settings)
     assert not any(parameter.requires_grad for parameter in gan.generator_ema.parameters())
+
+
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if METHODS[name].direct is None))
+def test_what_stays_fixed_stays_in_the_average_too(name: str) -> None:
+    gan, settings = networks(name), recipe(method=name)
+    own = dict(gan.generator.named_parameters())
+    with torch.no_grad():
+        for parameter in own.values():
+            parameter.add_(0.1)
+    METHODS[name].apply(gan, settings)
+    before = {n: p.clone() for n, p in gan.generator_ema.named_parameters()}
+    fixed = {n for n, p in gan.generator.named_parameters() if not p.requires_grad}
+    update_ema(gan.generator_ema, gan.generator, 0.5)
+    after = dict(gan.generator_ema.named_parameters())
+    assert all(torch.equal(after[n], before[n]) for n in fixed)
+    kept = {n for n in own if n in after and torch.equal(after[n], before[n])}
+    assert bool(fixed) == bool(kept), "without anything fixed, G keeps its own tensors"

@@ -60,11 +60,18 @@ class Method:
     direct: DirectFactory | None = None
 
     def apply(self, gan: Gan, settings: Finetune) -> None:
-        """Prepare the networks, turn gradients on for the tensors that move, and off for all others."""
+        """Prepare the networks, turn gradients on for the tensors that move, and off for all others.
+
+        Where something of G stays fixed, G starts as its average: the average of the fixed tensors would
+        otherwise go on moving towards those that G happened to end its own training with.
+        """
         if self.prepare is not None:
             self.prepare(gan, settings)
             gan.generator_ema.requires_grad_(False)
-        _freeze_all_but(gan.generator, self.trainable_generator(gan, settings))
+        moving = self.trainable_generator(gan, settings)
+        if every_parameter(gan.generator) - moving:
+            gan.generator.load_state_dict(gan.generator_ema.state_dict())
+        _freeze_all_but(gan.generator, moving)
         _freeze_all_but(gan.discriminator, self.trainable_discriminator(gan, settings))
 
     def finish(self, gan: Gan) -> int:
