@@ -40,10 +40,14 @@ format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## all benchmarks that need no GPU, into benchmarks/results
+bench: setup ## all benchmarks that need no GPU; hours
 	$(THREADS) $(BIN)/python benchmarks/startup.py
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
+	$(THREADS) $(BIN)/python benchmarks/storage.py
+	$(THREADS) $(BIN)/python benchmarks/classes.py
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
+	$(THREADS) $(BIN)/python benchmarks/selection.py
+	$(THREADS) $(BIN)/python benchmarks/methods.py
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py

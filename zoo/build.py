@@ -23,7 +23,14 @@ from PIL import Image
 from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
 from graftgan.config import Budget, Evaluate, Finetune
 from graftgan.context import Context, StopSignal
-from graftgan.contract import atomic_path, digest_file, write_json, write_text
+from graftgan.contract import (
+    atomic_path,
+    canonical_json,
+    digest_file,
+    digest_text,
+    write_json,
+    write_text,
+)
 from graftgan.gans.base import Gan, Generator, build, parameter_count, sample
 from graftgan.gans.spec import GanSpec
 from graftgan.metrics.features import make_extractor
@@ -118,6 +125,9 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
     stages = {**recipe.get("snapshots", {}), recipe["name"]: recipe["kimg"]}
     spec = spec_of(recipe, recipes)
     images, labels = pictures(recipe, spec.resolution)
+    # A recipe that was changed starts anew; how long it trains is no change.
+    what = {**recipes["training"], **recipe, "network": spec.to_dict(), "kimg": None, "snapshots": None}
+    states = STATES / f"{recipe['name']}-{digest_text(canonical_json(what))[:12]}"
     for name, kimg in sorted(stages.items(), key=lambda item: item[1]):
         if (ZOO / name / WEIGHTS).is_file():
             continue
@@ -139,7 +149,7 @@ def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
         stop = StopSignal()
         stop.install()
         ctx = Context(state=STATES, cache=STATES, stop=stop)
-        Loop(name, trainer, KeepLast(), StateStore(STATES / recipe["name"]), ctx, save_every_s=120).run()
+        Loop(name, trainer, KeepLast(), StateStore(states), ctx, save_every_s=120).run()
         with atomic_path(ZOO / name) as folder:
             folder.mkdir()
             save_gan(trainer.gan, folder)

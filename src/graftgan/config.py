@@ -92,7 +92,7 @@ class Rank(Section):
     sources: list[str] | None = Field(None, description="Names to rank; null means the whole catalogue.")
     choose: str = Field("recommended", description="recommended, the name of a source, or scratch.")
     selector: Literal["recall", "precision", "density", "coverage", "kid", "fd"] = Field(
-        "recall", description="Measure that recommends; recall is the paper's."
+        "kid", description="Measure that recommends; recall is the paper's."
     )
     samples: Annotated[int, Field(ge=10)] = Field(1000, description="Images sampled from each source.")
     neighbours: Count = Field(

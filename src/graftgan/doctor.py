@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -207,7 +208,9 @@ def feature_weights(params: Params) -> Iterator[Finding]:
     used = {params.rank.extractor, params.finetune.validation_extractor, params.evaluate.extractor}
     efflite = any(name.startswith("efflite0") for name in used)
     yield weights_finding("efflite0", find_efflite0, efflite)
-    yield weights_finding("inception", find_inception, "inception" in used)
+    given = params.runtime.inception_weights
+    inception = partial(find_inception, Path(given) if given else None)
+    yield weights_finding("inception", inception, "inception" in used)
 
 
 def weights_finding(name: str, find: Callable[[], Path], used: bool) -> Finding:

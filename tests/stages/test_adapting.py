@@ -10,7 +10,8 @@ from graftgan.checkpoints.adapters import ADAPTER, Adapter, read_adapter
 from graftgan.checkpoints.store import WEIGHTS, load_gan
 from graftgan.contract import digest_file
 from graftgan.errors import ConfigError, GraftganError
-from graftgan.stages import adapting
+from graftgan.stages import adapting, finetune
+from graftgan.training.loop import History
 from graftgan.transfer.adapters import apply
 from stages.test_finetune import FILES, Workshop, quick
 
@@ -60,6 +61,17 @@ def test_something_else_that_moved_is_an_error(workshop: Workshop, monkeypatch: 
 
     monkeypatch.setattr(adapting, "extract", forgetful)
     workshop.fails(GraftganError, "synthesis.b8.conv1.bias of the averaged", finetune__method="scale_shift")
+
+
+def test_a_fixed_tensor_that_moved_is_an_error(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = finetune.keep_adapter
+
+    def moved(history: History, *given: Any) -> list[str]:
+        history.best_tensors["generator_ema.synthesis.b8.torgb.weight"] += 1
+        return real(history, *given)
+
+    monkeypatch.setattr(finetune, "keep_adapter", moved)
+    workshop.fails(GraftganError, "b8.torgb.weight of the averaged generator moved", finetune__method="lora")
 
 
 def test_settings_that_cannot_go_together_are_refused_first(workshop: Workshop) -> None:

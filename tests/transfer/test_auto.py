@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods.json"
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("images", [2, 25, 26, 100, 101, 1000, 100_000])
 def test_what_is_decided_works_with_the_family(images: int, family: str) -> None:
-    rule = decide(images, family)
+    rule = decide(images, [family])
     known = METHODS[rule.method].families
     assert known is None or family in known
     assert rule.most_images is None or images <= rule.most_images
@@ -31,17 +31,17 @@ def test_rules_go_from_few_images_to_many_and_end_with_all() -> None:
 def test_a_method_that_a_family_has_no_layers_for_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = (Rule(100, "lora", "a"), Rule(None, "freeze_g", "b"))
     monkeypatch.setattr("graftgan.transfer.auto.RULES", rules)
-    assert decide(100, "stylegan2").method == "lora"
-    assert decide(101, "stylegan2").method == "freeze_g"
-    assert decide(100, "biggan").method == "freeze_g"
-    assert decide(100, "dcgan") == FALLBACK
+    assert decide(100, ["stylegan2"]).method == "lora"
+    assert decide(101, ["stylegan2"]).method == "freeze_g"
+    assert decide(100, ["stylegan2", "biggan"]).method == "freeze_g"
+    assert decide(100, ["dcgan"]) == FALLBACK
 
 
 @pytest.mark.parametrize("images", [25, 100, 1000])
 def test_the_rules_are_those_of_the_table(images: int) -> None:
     table = read_json(RESULTS)["images"][str(images)]
     methods = [row for row in table if row["method"] in METHODS]
-    taken = decide(images, "stylegan2").method
+    taken = decide(images, ["stylegan2"]).method
     best = min(methods, key=lambda row: row["ratio"])
     row = next(row for row in methods if row["method"] == taken)
     assert row["ratio"] <= best["ratio"] * 1.05, f"{best['method']} is clearly better"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from graftgan.checkpoints.adapters import ADAPTER, write_adapter
 from graftgan.checkpoints.catalogue import Catalogue, Source
@@ -14,6 +16,7 @@ from graftgan.config import Params
 from graftgan.contract import digest_file
 from graftgan.errors import GraftganError
 from graftgan.gans.base import Gan
+from graftgan.gans.folding import MARK
 from graftgan.gans.prior import split_prior
 from graftgan.gans.spec import GanSpec
 from graftgan.training.loop import History
@@ -32,6 +35,16 @@ def moving_parameters(gan: Gan) -> dict[str, int]:
     }
 
 
+def fixed_tensors(gan: Gan) -> set[str]:
+    """Return the plain names of G's parameters that a method fixes, once it was applied."""
+    return {name for name, p in gan.generator.named_parameters() if not p.requires_grad and MARK not in name}
+
+
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Return the bytes of what samples are drawn with: the averaged G, its buffers, and a prior."""
+    return sum(t.numel() * t.element_size() for n, t in tensors.items() if n.startswith((PREFIX, "prior.")))
+
+
 def adapter_bytes(folder: Path) -> int | None:
     """Return the size of a run's adapter file, None where there is none."""
     file = folder / ADAPTER
@@ -39,7 +52,14 @@ def adapter_bytes(folder: Path) -> int | None:
 
 
 def keep_adapter(
-    history: History, gan: Gan, source: Source, fitted: GanSpec, params: Params, cache: Path, folder: Path
+    history: History,
+    gan: Gan,
+    source: Source,
+    fitted: GanSpec,
+    fixed: set[str],
+    params: Params,
+    cache: Path,
+    folder: Path,
 ) -> list[str]:
     """Write the adapter of the best checkpoint into a run's folder, if its method makes one.
 
@@ -51,6 +71,7 @@ def keep_adapter(
         gan: The adapted networks, folded.
         source: What the run started from.
         fitted: Sizes of the source once it was fitted to the data.
+        fixed: Names of G's tensors that must be the source's still, as `fixed_tensors` gave them.
         params: All parameters.
         cache: Folder of fetched sources.
         folder: The run's folder.
@@ -72,6 +93,13 @@ def keep_adapter(
     if prior is not None:
         return [f"there is no {ADAPTER}: the model has a prior of its own"]
     best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
+    before = base.generator_ema.state_dict()
+    moved = [n for n in sorted(fixed) if n in before and n in best and not torch.equal(before[n], best[n])]
+    if moved:
+        raise GraftganError(
+            f"{', '.join(moved[:3])} of the averaged generator moved, which {settings.method} fixes",
+            "report this as a bug, with the settings of the run",
+        )
     digest = digest_file(home / WEIGHTS)
     adapter = extract(base, gan.spec, settings, digest, best, history.best_adapters)
     again = apply(base, adapter).generator_ema.state_dict()

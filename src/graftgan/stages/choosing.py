@@ -1,7 +1,7 @@
 """Order of the sources and choice of one, by the measure that `rank.selector` names.
 
-Recall is the paper's selector (Grigoryev et al. 2022); the others are there because no measure is best on all
-image sets (`benchmarks/results/selection.md`).
+Recall is the paper's selector (Grigoryev et al. 2022). KID is the default, for it chose well more often
+(`benchmarks/results/selection.md`); no measure is best on all image sets.
 """
 
 from __future__ import annotations

@@ -168,7 +168,10 @@ def shot_images(shot: Shot) -> Images:
     data = ImageSet.open(shot.dataset)
     if shot.name == "mirrored":
         return np.ascontiguousarray(data.images("train")[:, :, ::-1])
-    return reference_images(data, shot.name, shot.params) if shot.name == "test" else data.images(shot.name)
+    reference = "train" if "test" in data.missing else "test"
+    return (
+        reference_images(data, shot.name, shot.params) if shot.name == reference else data.images(shot.name)
+    )
 
 
 def shoot(shot: Shot, ctx: Context) -> Features:

@@ -22,13 +22,19 @@ from graftgan.contract import Outcome, digest_text, read_json, write_json, write
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device, precision_name
 from graftgan.errors import DataError
-from graftgan.gans.base import Gan, Generator, parameter_count, sample
+from graftgan.gans.base import Gan, Generator, sample
 from graftgan.gans.prior import split_prior
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
-from graftgan.stages.adapting import adapter_bytes, keep_adapter, moving_parameters
+from graftgan.stages.adapting import (
+    adapter_bytes,
+    fixed_tensors,
+    keep_adapter,
+    moving_parameters,
+    stored_bytes,
+)
 from graftgan.stages.class_report import class_facts
 from graftgan.stages.features import Features, cached, opaque, open_extractor
 from graftgan.stages.prior import check_prior, prepare_prior, prior_facts, write_inversion
@@ -102,16 +108,16 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     """Run the chosen arm and its controls; see `specs.STAGES` for inputs and outputs."""
     data = ImageSet.open(inputs["dataset"])
     ranking = read_json(inputs["ranking"] / "ranking.json")
-    params, warnings = with_method(params, data.size("train"), ranking["choice"]["name"], ctx.cache)
-    if (refuse := method(params.finetune.method).check) is not None:
-        refuse(params.finetune)
-    make_penalties(params.finetune)
-    check_prior(params.finetune, data.size("train"))
     plan = {"chosen": ranking["choice"]["name"]}
     wanted = {"worst": ranking["worst"], "scratch": SCRATCH}
     for control in params.finetune.controls:
         if wanted[control] is not None and wanted[control] not in plan.values():
             plan[control] = wanted[control]
+    params, warnings = with_method(params, data.size("train"), plan.values(), ctx.cache)
+    if (refuse := method(params.finetune.method).check) is not None:
+        refuse(params.finetune)
+    make_penalties(params.finetune)
+    check_prior(params.finetune, data.size("train"))
     check_families(plan.values(), params, ctx.cache)
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
@@ -129,16 +135,14 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     return Outcome(metrics, tuple(warnings), spent=(ctx.state,))
 
 
-def with_method(params: Params, images: int, source: str, cache: Path) -> tuple[Params, list[str]]:
-    """Put a method in place of `auto`, and say why; other methods stay."""
+def with_method(params: Params, images: int, names: Iterable[str], cache: Path) -> tuple[Params, list[str]]:
+    """Put a method that the sources called `names` know in place of `auto`, and say why; others stay."""
     if params.finetune.method != AUTO:
         return params, []
-    if source == SCRATCH:
-        rule = FALLBACK
-    else:
-        catalogue = Catalogue(Path(params.rank.catalogue))
-        (chosen,) = catalogue.select([source])
-        rule = decide(images, catalogue.spec(chosen, cache).family)
+    catalogue = Catalogue(Path(params.rank.catalogue))
+    sources = catalogue.select([name for name in names if name != SCRATCH])
+    families = {catalogue.spec(source, cache).family for source in sources}
+    rule = decide(images, families) if families else FALLBACK
     settings = params.finetune.model_copy(update={"method": rule.method})
     why = f"finetune.method: auto took {rule.method} for {images} training images: {rule.why}"
     return params.model_copy(update={"finetune": settings}), [why]
@@ -163,10 +167,11 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
+    chosen_method.even_out(gan, settings)
     prior = prepare_prior(start, arm.run, data, arm.params, ctx)
     fitted = gan.spec
     chosen_method.apply(gan, settings)
-    moving = moving_parameters(gan)
+    moving, fixed = moving_parameters(gan), fixed_tensors(gan)
     # A small set's batches would overwrite the statistics that the source learnt from many images.
     gan.generator.freeze_statistics(source is not None)
     images = data.images("train")
@@ -198,7 +203,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     warnings += [text for penalty in trainer.penalties for text in penalty.warnings()]
     arm.folder.mkdir(parents=True)
     if source is not None:
-        warnings += keep_adapter(history, gan, source, fitted, arm.params, ctx.cache, arm.folder)
+        warnings += keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
     facts: dict[str, Any] = {
         "added_parameters": added,
         "trainable_parameters": moving,
@@ -296,7 +301,7 @@ def write_arm(
         "precision": precision_name(trainer.dtype),
         "warnings": warnings,
         **facts,
-        "stored_bytes": 4 * parameter_count(trainer.gan.generator),
+        "stored_bytes": stored_bytes(history.best_tensors),
     }
     if trainer.penalties:
         report["penalties"] = [penalty.name for penalty in trainer.penalties]

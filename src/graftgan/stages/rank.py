@@ -1,4 +1,4 @@
-"""rank: which source covers the image set best; recall of the target decides (Grigoryev et al. 2022)."""
+"""rank: which source to start from, by the measure that `rank.selector` names."""
 
 from __future__ import annotations
 

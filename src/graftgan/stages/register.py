@@ -14,6 +14,7 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.engine import code_digest
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
+from graftgan.identity import git_revision
 from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, RegistrationQueue
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.intervals import Estimate
@@ -141,11 +142,15 @@ def package_facts(
 
 
 def version_tags(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags by which a version can be searched for: data, source, method, code, protocol."""
+    """Return the tags by which a version can be searched for: data, source, method, code, protocol, git.
+
+    The git revision is no fact of the package: the same model from two commits is one model.
+    """
     known = {name: str(value) for name, value in facts["provenance"].items() if value is not None}
     return {f"graftgan.{name}": value for name, value in known.items()} | {
         "graftgan.family": facts["family"],
         "graftgan.resolution": str(facts["spec"]["resolution"]),
+        **({"graftgan.git_revision": revision} if (revision := git_revision()) else {}),
     }
 
 

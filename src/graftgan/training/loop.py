@@ -139,6 +139,7 @@ class Loop:
         self.history = History()
         self.saved_at = time.monotonic()
         self.started_at = self.saved_at
+        self.pace_from = (0, self.saved_at)
 
     def run(self) -> History:
         """Train until the budget is spent, going on from a saved state if there is one.
@@ -152,6 +153,7 @@ class Loop:
         total = total_images(settings.budget, len(trainer.images), settings.batch)
         self._resume()
         self.started_at = time.monotonic() - self.history.elapsed_s
+        self.pace_from = (trainer.images_seen, time.monotonic())
         task = self.ctx.progress.task(self.name, total, trainer.images_seen)
         try:
             with self.ctx.stop.deferred() as stop:
@@ -232,10 +234,17 @@ class Loop:
             row |= self._measure()
         self.history.rows.append(row)
         metrics = {f"{self.name}/{key}": value for key, value in row.items() if key != "images_seen"}
+        # Of the tracker alone: the curves are results, and results do not depend on the machine's speed.
+        metrics[f"{self.name}/images_per_second"] = self._pace(now)
         self.ctx.tracker.log_metrics(metrics, now)
         if measuring:
             self._save()
         return {name: row[name] for name in ("loss_g", "loss_d", "ada_p", "kid_validation") if name in row}
+
+    def _pace(self, images: int) -> float:
+        """Return images per second since this was last asked for."""
+        before, self.pace_from = self.pace_from, (images, time.monotonic())
+        return max(images - before[0], 0) / max(self.pace_from[1] - before[1], 1e-9)
 
     def _healthy(self, row: Mapping[str, float]) -> bool:
         values = [value for name, value in row.items() if name.startswith("loss")]

@@ -5,6 +5,7 @@ The rules are read off `benchmarks/results/methods.md`; `python benchmarks/metho
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from graftgan.transfer import METHODS
@@ -31,13 +32,14 @@ RULES: tuple[Rule, ...] = ()
 FALLBACK = Rule(None, "full", "it works with every family")
 
 
-def decide(images: int, family: str) -> Rule:
-    """Return the rule for a number of training images and the family of the source.
+def decide(images: int, families: Collection[str]) -> Rule:
+    """Return the rule for a number of training images and the families of the sources.
 
-    A method that does not know the family gives way to the next rule that holds, and at last to `full`.
+    A method that does not know one of them gives way to the next rule that holds, and at last to `full`.
     """
     for rule in RULES:
         known = METHODS[rule.method].families
-        if (rule.most_images is None or images <= rule.most_images) and (known is None or family in known):
+        fits = known is None or set(families) <= set(known)
+        if fits and (rule.most_images is None or images <= rule.most_images):
             return rule
     return FALLBACK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,19 +61,33 @@ class Method:
     direct: DirectFactory | None = None
 
     def apply(self, gan: Gan, settings: Finetune) -> None:
-        """Prepare the networks, turn gradients on for the tensors that move, and off for all others.
-
-        Where something of G stays fixed, G starts as its average: the average of the fixed tensors would
-        otherwise go on moving towards those that G happened to end its own training with.
-        """
+        """Prepare the networks, turn gradients on for the tensors that move, and off for all others."""
+        self.even_out(gan, settings)
         if self.prepare is not None:
             self.prepare(gan, settings)
             gan.generator_ema.requires_grad_(False)
         moving = self.trainable_generator(gan, settings)
-        if every_parameter(gan.generator) - moving:
-            gan.generator.load_state_dict(gan.generator_ema.state_dict())
         _freeze_all_but(gan.generator, moving)
         _freeze_all_but(gan.discriminator, self.trainable_discriminator(gan, settings))
+
+    def even_out(self, gan: Gan, settings: Finetune) -> None:
+        """Let G start as its average where something of G stays fixed, be it for a time.
+
+        The average of the fixed tensors would otherwise go on moving, towards those that G happened to end
+        its own training with. What is computed from the source before `apply` wants this first.
+        """
+        if self._fixes_something(gan, settings):
+            gan.generator.load_state_dict(gan.generator_ema.state_dict())
+
+    def _fixes_something(self, gan: Gan, settings: Finetune) -> bool:
+        if self.prepare is not None:
+            gan = copy.deepcopy(gan)
+            self.prepare(gan, settings)
+        moving = self.trainable_generator(gan, settings)
+        if self.resting is not None:
+            resting = self.resting(gan, settings, 0)
+            moving = {name for name in moving if f"generator.{name}" not in resting}
+        return bool(every_parameter(gan.generator) - moving)
 
     def finish(self, gan: Gan) -> int:
         """Turn parametrised networks into plain ones and return how many parameters G had beyond those.

@@ -87,7 +87,8 @@ class ClassTuner(DirectTrainer):
         for target, objective in zip(self.targets, self.objectives, strict=True):
             best = self._best_classes(objective, rng) if "top" in self.preset.init else []
             for start in range(self.section.starts):
-                kind = self.preset.init[start % len(self.preset.init)]
+                turn, place = divmod(start, len(self.preset.init))
+                kind = self.preset.init[place]
                 picked = int(torch.randint(len(self.table), (), generator=rng))
                 noise = self.section.noise * torch.randn(self.table.shape[1], generator=rng).to(self.table)
                 # All are made, so that no start's random numbers depend on how others begin.
@@ -95,7 +96,7 @@ class ClassTuner(DirectTrainer):
                     "mean": self.table.mean(dim=0) + noise,
                     "random": self.table[picked],
                     "target": self.table[target.source_row or 0] + noise,
-                    "top": self.table[best[start % len(best)]] if best else self.table[0],
+                    "top": self.table[best[turn % len(best)]] if best else self.table[0],
                 }
                 vector = vectors[kind]
                 found.append(nn.Parameter(vector.clone()))

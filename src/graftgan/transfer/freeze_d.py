@@ -43,7 +43,8 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
             f"finetune.freeze_d_layers: D has {len(order)} layers below its head, not {count}",
             "use a smaller number",
         )
-    frozen = tuple(order[:count])
+    # What is fresh has nothing to keep.
+    frozen = () if "discriminator" in gan.fresh else tuple(order[:count])
     return {name for name in every_parameter(gan.discriminator) if not name.startswith(frozen)}
 
 
