@@ -113,7 +113,7 @@ def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
             "source": arm.source, "kid": estimate.value, "stderr": estimate.stderr,
             "recall": recall(test, fakes, k=evaluate.recall_neighbours).value,
             "copy": None if copying is None else copying.value, "cpu_s": seconds,
-            "stored_bytes": model.get("adapter_bytes") or model["stored_bytes"],
+            "stored_bytes": model["adapter_bytes"] or model["stored_bytes"],
             "protocol": make_extractor(evaluate.extractor).protocol,
         })  # fmt: skip
     result: dict[str, Any] = read_json(record)
@@ -136,19 +136,19 @@ def table(results: dict[str, Any]) -> str:
     """Return a Markdown table for each number of images, best method first."""
     lines = [
         f"After {results['kimg']:g} kimg from the recommended source. Test KID is of "
-        f"`{results['protocol']}`, lower is better; its interval is "
-        "Student's at 95 % over the ratios to `full` on the same draw. Copy score: 0.5 is "
-        "honest, 1 copies everything, near 0 is far from all images. Seconds are of one CPU core."
+        f"`{results['protocol']}`, lower is better; its interval is at 95 %, of the images where there is "
+        "one draw, else Student's over draws. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
+        "from all images. Seconds are of one CPU core."
     ]
     for images, rows in results["images"].items():
-        head = "| method | test KID | KID / full | interval | recall | copy | seconds | stored KB |"
-        title = f"### {images} images, mean of {rows[0]['draws']} draws"
+        title = f"### {images} images: {', '.join(rows[0]['draws'])}"
+        head = "| method | test KID | interval | KID / full | recall | copy | seconds | stored KB |"
         lines += ["", title, "", head, "| --- |" + " --- |" * 7]
         for row in rows:
-            ends = "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
             lines.append(
-                f"| {row['method']} | {row['kid']:.3f} | {row['ratio']:.2f} | {ends} | {row['recall']:.3f} "
-                f"| {row['copy']:.2f} | {row['cpu_s']:.0f} | {row['stored_bytes'] / 1000:.0f} |"
+                f"| {row['method']} | {row['kid']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
+                f"| {row['ratio']:.2f} | {row['recall']:.3f} | {row['copy']:.2f} | {row['cpu_s']:.0f} "
+                f"| {row['stored_bytes'] / 1000:.0f} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -157,17 +157,24 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
     """Return one row a method, over the draws that it and `full` were run on."""
     rows = []
     for name, found in runs.items():
-        ratios = [
-            {"kid": run["kid"] / runs["full"][draw]["kid"], "stderr": 0.0} for draw, run in found.items()
-        ]
-        mean, low, high = mean_interval(ratios)
+        kid_mean, low, high = mean_interval(list(found.values()))
         means = {
-            key: statistics.fmean(run[key] or 0.0 for run in found.values())
-            for key in ("kid", "recall", "copy", "cpu_s", "stored_bytes")
+            key: statistics.fmean(run[key] for run in found.values())
+            for key in ("recall", "copy", "cpu_s", "stored_bytes")
         }
-        known = name != "full" and len(ratios) > 1
-        ends = {"low": low if known else None, "high": high if known else None}
-        rows.append({"method": name, "draws": len(ratios), "ratio": mean, **ends, **means})
+        ratio = statistics.fmean(run["kid"] / runs["full"][draw]["kid"] for draw, run in found.items())
+        draws = [f"{draw.target} {draw.seed}" for draw in found]
+        rows.append(
+            {
+                "method": name,
+                "draws": draws,
+                "kid": kid_mean,
+                "low": low,
+                "high": high,
+                "ratio": ratio,
+                **means,
+            }
+        )
     return sorted(rows, key=lambda row: row["ratio"])
 
 
