@@ -1,11 +1,11 @@
 """Which way of adapting is best, for how many images?
 
-Every method is started from the recommended source, on three targets, with 25, 100 and 1,000 images and
-three seeds (of the draw of images and of the training), all at one budget. Scores are on the images that the
-largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is not repeated,
-and the table says how many seeds it holds.
+Every method is started from the recommended source, or from `--source`, on three targets, with 25, 100 and
+1,000 images and three seeds (of the draw of images and of the training), all at one budget. Scores are on the
+images that the largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is
+not repeated, and the table names its draws.
 
-    python benchmarks/methods.py [--kimg 3] [--seeds 3] [--images 25 100 1000] [--methods NAME ...]
+    python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods NAME ...]
 """
 
 from __future__ import annotations
@@ -120,11 +120,13 @@ def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     return result
 
 
-def arms_of(draw: Draw, names: list[str], kimg: float, work: Path, stop: StopSignal) -> list[Arm]:
-    """Pack one draw, rank the sources for it and return its runs from the recommended one."""
+def arms_of(
+    draw: Draw, names: list[str], kimg: float, choose: str, work: Path, stop: StopSignal
+) -> list[Arm]:
+    """Pack one draw, rank the sources for it and return its runs from the one that `rank.choose` takes."""
     folder = work / draw.target / f"{draw.images}-{draw.seed}"
-    source = prepare(folder, draw.settings(kimg), stop)["choice"]["name"]
-    runs = folder / f"{kimg:g}kimg"
+    source = prepare(folder, draw.settings(kimg, f"rank.choose={choose}"), stop)["choice"]["name"]
+    runs = folder / f"{kimg:g}kimg-{source}"
     return [
         Arm(name, source, draw.settings(kimg, *(f"finetune.{key}" for key in VARIANTS[name])),
             folder / "prepare" / "dataset", runs / name.replace(" ", "-"))
@@ -135,7 +137,7 @@ def arms_of(draw: Draw, names: list[str], kimg: float, work: Path, stop: StopSig
 def table(results: dict[str, Any]) -> str:
     """Return a Markdown table for each number of images, best method first."""
     lines = [
-        f"After {results['kimg']:g} kimg from the recommended source. Test KID is of "
+        f"After {results['kimg']:g} kimg from source {results['source']}. Test KID is of "
         f"`{results['protocol']}`, lower is better; its interval is at 95 %, of the images where there is "
         "one draw, else Student's over draws. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
         "from all images. Seconds are of one CPU core."
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--methods", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--source", default="recommended")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "methods")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -199,7 +202,7 @@ def main() -> None:
     }
     for seed, target, images in itertools.product(range(options.seeds), options.targets, options.images):
         draw = Draw(target, images, seed)
-        arms = arms_of(draw, names, options.kimg, options.work, stop)
+        arms = arms_of(draw, names, options.kimg, options.source, options.work, stop)
         ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
         runs = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
         for name, run in zip(names, runs, strict=True):
@@ -207,7 +210,8 @@ def main() -> None:
         done = {count: by_name for count, by_name in found.items() if by_name["full"]}
         every = (run for by_name in done.values() for by_draw in by_name.values() for run in by_draw.values())
         results = {
-            "kimg": options.kimg, "protocol": require_same_protocol(*(run["protocol"] for run in every)),
+            "kimg": options.kimg, "source": options.source,
+            "protocol": require_same_protocol(*(run["protocol"] for run in every)),
             "images": {count: summarise(by_name) for count, by_name in done.items()},
         }  # fmt: skip
         write_json(RESULTS / "methods.json", results)
