@@ -37,11 +37,10 @@ def test_a_method_that_a_family_has_no_layers_for_gives_way(monkeypatch: pytest.
     assert decide(100, ["dcgan"]) == FALLBACK
 
 
-@pytest.mark.parametrize("images", [25, 100, 1000])
-def test_the_rules_are_those_of_the_table(images: int) -> None:
-    table = read_json(RESULTS)["images"][str(images)]
-    methods = [row for row in table if row["method"] in METHODS]
-    taken = decide(images, ["stylegan2"]).method
-    best = min(methods, key=lambda row: row["ratio"])
-    row = next(row for row in methods if row["method"] == taken)
-    assert row["ratio"] <= best["ratio"] * 1.05, f"{best['method']} is clearly better"
+def test_no_method_of_the_table_is_clearly_better_than_what_is_taken() -> None:
+    tables = read_json(RESULTS)["images"]
+    assert tables
+    for images, rows in tables.items():
+        by_name = {row["method"]: row for row in rows if row["method"] in METHODS}
+        taken = by_name[decide(int(images), ["stylegan2"]).method]
+        assert all(row["high"] >= taken["low"] for row in by_name.values()), images
