@@ -99,10 +99,10 @@ def features(arm: Arm, ctx: Context) -> dict[str, Any]:
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Adapt once and score on the test images; a finished run is not repeated."""
     record = arm.folder / "benchmark.json"
+    before = time.process_time()
+    train(arm, ctx)
+    seconds = time.process_time() - before
     if not record.is_file():
-        before = time.process_time()
-        train(arm, ctx)
-        seconds = time.process_time() - before
         found = features(arm, ctx)
         evaluate = arm.params.evaluate
         fakes, seen, test = found[arm.run], found["train"], found["test"]

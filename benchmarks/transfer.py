@@ -64,8 +64,10 @@ def prepare(folder: Path, params: Params, stop: StopSignal) -> dict[str, Any]:
 
 
 def train(arm: Arm, ctx: Context) -> None:
-    """Run an arm unless it is finished; what a kill left of its folder is dropped."""
-    if not (arm.folder / "model.json").is_file():
+    """Run an arm unless it is finished from the source as it is today; what a kill left of it is dropped."""
+    model = arm.folder / "model.json"
+    today = {source.name: source.sha256 for source in Catalogue(Path(arm.params.rank.catalogue)).sources}
+    if not model.is_file() or read_json(model)["source_sha256"] != today.get(arm.source):
         shutil.rmtree(arm.folder, ignore_errors=True)
         run_arm(arm, ctx)
 
@@ -73,8 +75,8 @@ def train(arm: Arm, ctx: Context) -> None:
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Adapt one source once and score it on the test images; a finished run is not repeated."""
     record = arm.folder / "benchmark.json"
+    train(arm, ctx)
     if not record.is_file():
-        train(arm, ctx)
         settings = arm.params.evaluate
         key = f"benchmark {settings.samples} {settings.seed} {digest_file(arm.folder / WEIGHTS)}"
         fakes = shoot(Shot(arm.run, arm.params, arm.dataset, arm.folder, key, arm.folder), ctx)
@@ -158,7 +160,10 @@ def main() -> None:
     logging.getLogger("graftgan").setLevel(logging.INFO)
     stop = StopSignal()
     stop.install()
-    results: dict[str, Any] = {"kimg": arguments.kimg, "seeds": arguments.seeds, "targets": {}}
+    catalogue = digest_file(ROOT / "zoo" / "catalogue.yaml")
+    results: dict[str, Any] = {
+        "kimg": arguments.kimg, "seeds": arguments.seeds, "catalogue": catalogue, "targets": {},
+    }  # fmt: skip
     for target in arguments.targets:
         params = settings_of(target, 0, arguments.kimg)
         ranking = prepare(arguments.work / target, params, stop)
