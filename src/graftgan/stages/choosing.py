@@ -177,5 +177,5 @@ def _what_recall_says(chosen: Row, rows: Sequence[Row], selector: str, n_target:
     if selector == "recall":
         return ""
     first = order_rows([{k: v for k, v in row.items() if k != "rank"} for row in rows], n_target)[0]
-    agrees = "too" if first["name"] == chosen["name"] else f"{first['name']} instead"
+    agrees = "it too" if first["name"] == chosen["name"] else f"{first['name']} instead"
     return f" Recall would choose {agrees}: {told(first, 'recall', n_target)}."
