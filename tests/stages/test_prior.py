@@ -28,7 +28,7 @@ from graftgan.metrics.features import make_extractor
 from graftgan.packages import load_package, write_package
 from graftgan.sampling import open_generator
 from graftgan.stages.finetune import LAST, KidJudge
-from graftgan.stages.prior import PAIRS, REPORT, check_prior
+from graftgan.stages.prior import PAIRS, REPORT, check_prior, schedule_of
 from graftgan.transfer.inversion import Inverted
 from stages.test_finetune import FILES, Workshop, quick
 
@@ -311,3 +311,8 @@ def test_what_cannot_go_together_is_refused_with_both_keys(
 def test_it_is_refused_before_any_source_is_loaded(workshop: Workshop) -> None:
     workshop.rank("nowhere", None)
     workshop.fails(ConfigError, "finetune.mixture.components", **FIXED, finetune__mixture__components=25)
+
+
+def test_a_fixed_mixture_is_not_called_moving() -> None:
+    assert schedule_of(Finetune(prior="gmm")) == "fixed"
+    assert schedule_of(Finetune(prior="gmm_to_normal")) == "linear"

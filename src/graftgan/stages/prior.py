@@ -24,7 +24,7 @@ from graftgan.gans.prior import split_prior
 from graftgan.gans.reclass import class_axes
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.start import Start
-from graftgan.training.prior import MovingPrior
+from graftgan.training.prior import MovingPrior, Schedule
 from graftgan.transfer import method
 from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, invert, redraw
 from graftgan.transfer.mixture import Fit, check_installed, component_count, fit_mixture
@@ -107,8 +107,7 @@ def prepare_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: C
         ctx.log.info("%s: the paper leaves the mixture where it is for %d images", run, len(images))
     worst = inverted.worst_first()[:SHOWN]
     pairs = np.stack([images[worst], redraw(gan.generator, inverted, labels, worst)], axis=1)
-    schedule = "fixed" if settings.prior == "gmm" else settings.mixture.schedule
-    moving = MovingPrior(fit.mixture, schedule, settings.mixture.reach)
+    moving = MovingPrior(fit.mixture, schedule_of(settings), settings.mixture.reach)
     told = (*warnings, *inverted.warnings(), *fit.warnings())
     return Prepared(moving, inverted, fit, pairs.reshape(-1, *images.shape[1:]), told)
 
@@ -127,7 +126,12 @@ def prior_facts(settings: Finetune, adapted: bool, best: Mapping[str, Tensor]) -
     if not adapted or settings.prior == "normal":
         return {"kind": "normal"}
     at = float(best["prior.lambda"]) if "prior.lambda" in best else 1.0
-    return {"kind": settings.prior, "lambda": at, "schedule": settings.mixture.schedule}
+    return {"kind": settings.prior, "lambda": at, "schedule": schedule_of(settings)}
+
+
+def schedule_of(settings: Finetune) -> Schedule:
+    """Return how lambda moves: not at all with `gmm`, else as `mixture.schedule` says."""
+    return "fixed" if settings.prior == "gmm" else settings.mixture.schedule
 
 
 def write_inversion(prepared: Prepared, data: ImageSet, folder: Path) -> None:

@@ -201,6 +201,8 @@ class Run:
         data, settings = ImageSet.open(self.dataset), self.params.finetune
         start = starting_point(self.source, data, self.params, ctx.cache)
         gan = take(start.gan, self.arm, settings.seed)
+        # A prior that came with the source is of its images, and fresh networks have none.
+        gan.prior = None
         method("full").apply(gan, settings)
         fresh = self.arm in ("d_only", "scratch")
         gan.generator.freeze_statistics(not fresh)
