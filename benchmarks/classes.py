@@ -1,6 +1,6 @@
 """What the tuning of class embeddings does to the shipped source with classes, before and after.
 
-The collapsed class is repaired, the biased one de-biased, and the source is re-purposed for a set it never
+The narrow class is repaired, the biased one de-biased, and the source is re-purposed for a set it never
 saw; nothing but one row of the class table moves.
 
     python benchmarks/classes.py [--kimg 1.5]
@@ -22,7 +22,7 @@ from graftgan.runner import run_stage
 from graftgan.stages.specs import stage
 
 USES = {
-    "repair": ("personas", "the collapsed class", ["finetune.class_embedding.classes=[3]"]),
+    "repair": ("personas", "the narrow class", ["finetune.class_embedding.classes=[3]"]),
     "debias": ("big-smile", "the biased class", ["finetune.class_embedding.classes=[2]"]),
     "repurpose": ("micah", "a new class", []),
 }
