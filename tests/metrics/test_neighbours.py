@@ -1,53 +1,125 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from graftgan.metrics.neighbours import centre_pair, nearest, squared_distance_blocks, squared_radii
+from graftgan.metrics import neighbours
+from graftgan.metrics.neighbours import hits, nearest, squared_radii
+from graftgan.metrics.products import fast_products
+
+TINY_MIB = 0.004
 
 
 def draw(n: int, seed: int, dim: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, dim))
 
 
-@pytest.mark.parametrize("memory_mib", [0.0, 0.002, 256.0])
-def test_distances_are_scipys_at_any_block_size(memory_mib: float) -> None:
-    a, b = draw(30, 0), draw(17, 1)
-    blocks = list(squared_distance_blocks(a, b, memory_mib))
-    np.testing.assert_allclose(np.vstack([s for _, s in blocks]), cdist(a, b, "sqeuclidean"), rtol=1e-12)
-    assert [rows.start for rows, _ in blocks[1:]] == [rows.stop for rows, _ in blocks[:-1]]
+@pytest.fixture
+def decided_by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Numbers of pairs that were decided one by one."""
+    counts: list[int] = []
+    exact = neighbours._exact
+
+    def counted(a: object, b: object, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+        counts.append(len(i))
+        return exact(a, b, i, j)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(neighbours, "_exact", counted)
+    yield counts
 
 
-def test_blocks_respect_the_memory_bound() -> None:
-    a, b = draw(500, 0), draw(1000, 1)
-    assert max(s.nbytes for _, s in squared_distance_blocks(a, b, memory_mib=1.0)) <= 2**20 / 3
+@pytest.mark.parametrize("memory_mib", [0.0, TINY_MIB, 256.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_hits_are_those_of_scipys_distances_at_any_tile(memory_mib: float, dtype: type) -> None:
+    a, b = draw(30, 0).astype(dtype), draw(17, 1).astype(dtype)
+    squares = cdist(a.astype(float), b.astype(float), "sqeuclidean")
+    of_rows, of_columns = np.linspace(1, 20, 30), np.linspace(0, 25, 17)
+    first, second = hits(a, b, row_radii=[of_rows], column_radii=[of_columns], memory_mib=memory_mib)
+    np.testing.assert_array_equal(first.by_row, (squares <= of_rows[:, None]).sum(axis=1))
+    np.testing.assert_array_equal(first.by_column, (squares <= of_rows[:, None]).sum(axis=0))
+    np.testing.assert_array_equal(second.by_row, (squares <= of_columns).sum(axis=1))
+    np.testing.assert_array_equal(second.by_column, (squares <= of_columns).sum(axis=0))
+
+
+def test_ties_count_although_the_products_round() -> None:
+    """All corners of a cube far from the origin: half of all distances are exactly a radius."""
+    cube = np.array(np.meshgrid(*[[0.0, 1.0]] * 6)).reshape(6, -1).T.astype(np.float32) + 1000
+    (found,) = hits(cube, cube, column_radii=[np.full(64, 3.0)])
+    assert found.by_row.tolist() == [1 + 6 + 15 + 20] * 64
+    (radii,) = squared_radii(cube, [6])
+    assert radii.tolist() == [1.0] * 64
+
+
+def test_pairs_that_float32_cannot_tell_apart_are_told_apart() -> None:
+    """Two tight clumps far apart: within a clump, float32 products see zero."""
+    clumps = np.repeat([[-100.0] * 20, [100.0] * 20], 30, axis=0) + 1e-5 * draw(60, 3, 20)
+    squares = cdist(clumps, clumps, "sqeuclidean")
+    (radii,) = squared_radii(clumps, [2])
+    np.testing.assert_allclose(radii, np.sort(squares, axis=1)[:, 2], rtol=1e-12)
+    (found,) = hits(clumps, clumps, column_radii=[radii])
+    np.testing.assert_array_equal(found.by_row, (squares <= radii * (1 + 1e-9)).sum(axis=1))
+
+
+def test_few_pairs_of_ordinary_features_need_more_than_the_products(decided_by_hand: list[int]) -> None:
+    x = draw(300, 0, 64).astype(np.float32)
+    (radii,) = squared_radii(x, [3])
+    hits(x, x + 0.5, column_radii=[radii])
+    assert sum(decided_by_hand) < 2 * len(x)
 
 
 def test_copies_are_at_distance_zero_far_from_the_origin() -> None:
-    x = draw(40, 0, 300).astype(np.float32).astype(np.float64) + 1000.0
-    a, b = centre_pair(x, x)
-    squares = np.vstack([s for _, s in squared_distance_blocks(a, b)])
-    assert (np.diagonal(squares) == 0).all()
-    assert (squares[~np.eye(40, dtype=bool)] > 0).all()
+    x = draw(40, 0, 300).astype(np.float32) + 1000
+    index, distance = nearest(x, x)
+    assert index.tolist() == list(range(40))
+    assert (distance == 0).all()
+    assert (squared_radii(x, [1])[0] > 0).all()
+
+
+def test_equal_pictures_have_no_radius() -> None:
+    x = np.repeat(draw(3, 0, 50), 20, axis=0).astype(np.float32)
+    assert (squared_radii(x, [19])[0] == 0).all()
+    assert (squared_radii(x, [20])[0] > 1).all()
 
 
 def test_a_point_is_not_its_own_neighbour() -> None:
     grid = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), -1).reshape(-1, 2)
-    np.testing.assert_array_equal(squared_radii(grid, 1), 1.0)
+    np.testing.assert_array_equal(squared_radii(grid, [1])[0], 1.0)
 
 
-@pytest.mark.parametrize("k", [1, 3, 9])
-def test_radii_are_the_sorted_distances(k: int) -> None:
+@pytest.mark.parametrize("memory_mib", [0.0, TINY_MIB, 256.0])
+def test_radii_are_the_sorted_distances(memory_mib: float) -> None:
     x = draw(40, 0)
-    expected = np.sort(cdist(x, x), axis=1)[:, k]
-    np.testing.assert_allclose(np.sqrt(squared_radii(x, k, memory_mib=0.004)), expected, rtol=1e-12)
+    ordered = np.sort(cdist(x, x), axis=1)
+    found = squared_radii(x, [1, 3, 39], memory_mib=memory_mib)
+    for k, radii in zip([1, 3, 39], found, strict=True):
+        np.testing.assert_allclose(np.sqrt(radii), ordered[:, k], rtol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 6), st.booleans())
+def test_results_do_not_depend_on_tiles(seed: int, n: int, dim: int, whole: bool) -> None:
+    """Bit for bit, with and without ties."""
+    a, b = draw(n, seed, dim), draw(n + 3, seed + 1, dim)
+    if whole:
+        a, b = a.round(), b.round()
+    k = min(3, n - 1)
+    np.testing.assert_array_equal(squared_radii(a, [k], TINY_MIB), squared_radii(a, [k]))
+    for small, large in zip(nearest(a, b, TINY_MIB), nearest(a, b), strict=True):
+        np.testing.assert_array_equal(small, large)
+    expected = cdist(a, b, "sqeuclidean")
+    np.testing.assert_array_equal(nearest(a, b)[0], (expected.round(9)).argmin(axis=1))
 
 
 def test_k_must_leave_a_neighbour() -> None:
     for k in (0, 5):
         with pytest.raises(ValueError, match="between 1 and 4"):
-            squared_radii(draw(5, 0), k)
+            squared_radii(draw(5, 0), [2, k])
 
 
 def test_nearest_takes_the_lowest_of_equals() -> None:
@@ -55,3 +127,15 @@ def test_nearest_takes_the_lowest_of_equals() -> None:
     index, distance = nearest(np.array([[2.0, 1], [0, 4], [1, 0]]), b)
     assert index.tolist() == [1, 3, 0]
     np.testing.assert_allclose(distance, [1, 1, 1])
+    many = np.repeat(b, 30, axis=0)
+    assert nearest(np.array([[2.0, 1], [0, 4], [1, 0]]), many)[0].tolist() == [30, 90, 0]
+
+
+def test_the_switch_of_products_is_set_back() -> None:
+    owner = torch.backends.mkldnn.matmul
+    before = owner.fp32_precision
+    a, b = torch.randn(70, 50), torch.randn(50, 60)
+    with pytest.raises(KeyError), fast_products():
+        torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+        raise KeyError
+    assert owner.fp32_precision == before

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graftgan.metrics.intervals import Array, Estimate, as_pair, normal_quantile, wilson
-from graftgan.metrics.neighbours import MEMORY_MIB, centre_pair, nearest, squared_radii
+from graftgan.metrics.intervals import Array, Estimate, as_matrices, normal_quantile, wilson
+from graftgan.metrics.neighbours import MEMORY_MIB, nearest, squared_radii
 
 LEAST_HELD_OUT = 20
 HONEST = 0.5
@@ -87,23 +87,23 @@ def copy_report(
     Raises:
         ValueError: bad matrices, or ``mirrored`` is not one row a training image.
     """
-    x, t = as_pair(fake, train, ("fake", "train"))
+    x, t = as_matrices(fake, train, ("fake", "train"))
     originals = len(t)
     if mirrored is not None:
-        _, flipped = as_pair(fake, mirrored, ("fake", "mirrored"))
+        _, flipped = as_matrices(fake, mirrored, ("fake", "mirrored"))
         if len(flipped) != originals:
             raise ValueError(f"{len(flipped)} mirrored rows for {originals} training rows")
         t = np.concatenate([t, flipped])
-    index, distance = nearest(*centre_pair(x, t), memory_mib)
-    own = np.sqrt(squared_radii(t[:originals] - t.mean(axis=0), 1, memory_mib))
+    index, distance = nearest(x, t, memory_mib)
+    own = np.sqrt(squared_radii(t[:originals], [1], memory_mib)[0])
     authentic = wilson(float(np.mean(distance > own[index % originals])), len(x), confidence)
     gallery = _worst_pairs(index, distance, originals, pairs)
     n_held_out = 0 if held_out is None else len(held_out)
     if held_out is None or n_held_out < LEAST_HELD_OUT:
         reason = f"the copy test needs {LEAST_HELD_OUT} held-out images, there are {n_held_out}"
         return CopyReport(None, None, authentic, gallery, reason)
-    h, _ = as_pair(held_out, train, ("held_out", "train"))
-    _, unseen = nearest(*centre_pair(h, t), memory_mib)
+    h, _ = as_matrices(held_out, train, ("held_out", "train"))
+    _, unseen = nearest(h, t, memory_mib)
     closer = float(np.mean(distance < np.quantile(unseen, CLOSE_QUANTILE)))
     # the quantile is as uncertain as a share of the held-out images, so both sizes count
     close = wilson(closer, 1 / (1 / len(x) + 1 / len(h)), confidence)

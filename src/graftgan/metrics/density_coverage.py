@@ -11,14 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from graftgan.metrics.intervals import Estimate, as_pair, normal_quantile, symmetric_interval, wilson
-from graftgan.metrics.neighbours import (
-    MEMORY_MIB,
-    centre_pair,
-    squared_distance_blocks,
-    squared_radii,
-    within,
-)
+from graftgan.metrics.intervals import Estimate, as_matrices, normal_quantile, symmetric_interval, wilson
+from graftgan.metrics.neighbours import MEMORY_MIB, Hits, hits, squared_radii
 
 
 def density_coverage(
@@ -41,15 +35,19 @@ def density_coverage(
     Raises:
         ValueError: bad matrices, or k not below the number of reals.
     """
-    x, y = as_pair(fake, real, ("fake", "real"))
-    x, y = centre_pair(x, y)
-    radii = squared_radii(y, k, memory_mib)
-    balls_of_fake = np.zeros(len(x))
-    reached = np.zeros(len(y), dtype=bool)
-    for rows, squares in squared_distance_blocks(x, y, memory_mib):
-        inside = within(squares, radii)
-        balls_of_fake[rows] = inside.sum(axis=1) / k
-        reached |= inside.any(axis=0)
-    error = math.sqrt(float(balls_of_fake.var(ddof=1)) / len(x))
-    density = symmetric_interval(float(balls_of_fake.mean()), error, normal_quantile(confidence))
-    return density, wilson(float(reached.mean()), len(reached), confidence)
+    x, y = as_matrices(fake, real, ("fake", "real"))
+    (found,) = hits(x, y, column_radii=squared_radii(y, [k], memory_mib), memory_mib=memory_mib)
+    return density_of(found, k, confidence), coverage_of(found, confidence)
+
+
+def density_of(balls: Hits, k: int, confidence: float) -> Estimate:
+    """Density from the hits of fakes (rows) in the balls of reals (columns)."""
+    shares = balls.by_row / k
+    error = math.sqrt(float(shares.var(ddof=1)) / len(shares))
+    return symmetric_interval(float(shares.mean()), error, normal_quantile(confidence))
+
+
+def coverage_of(balls: Hits, confidence: float) -> Estimate:
+    """Coverage from the hits of fakes (rows) in the balls of reals (columns)."""
+    reached = balls.by_column > 0
+    return wilson(float(reached.mean()), len(reached), confidence)

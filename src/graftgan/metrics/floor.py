@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.frechet import frechet_from_moments, moments
 from graftgan.metrics.intervals import as_features, as_pair
 from graftgan.metrics.kid import kid
-from graftgan.metrics.precision_recall import precision, recall
+from graftgan.metrics.manifold import manifold_scores
 
 LEAST_HALF = 10
 
@@ -65,15 +64,14 @@ def real_floor(
     rows = []
     for first, second in _halves(len(y), size, splits, seed):
         a, b = y[first], y[second]
-        density, coverage = density_coverage(a, b, k=k_density_coverage)
+        manifold = manifold_scores(
+            a, b, k_precision_recall=k_precision_recall, k_density_coverage=k_density_coverage
+        )
         rows.append(
             {
                 "fd": frechet_from_moments(moments(a), moments(b)),
                 "kid": kid(a, b).value,
-                "precision": precision(a, b, k=k_precision_recall).value,
-                "recall": recall(b, a, k=k_precision_recall).value,
-                "density": density.value,
-                "coverage": coverage.value,
+                **{name: estimate.value for name, estimate in vars(manifold).items()},
             }
         )
     return Floor(size, {name: float(np.mean([row[name] for row in rows])) for name in rows[0]})

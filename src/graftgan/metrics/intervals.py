@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Matrix = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ def jackknife_variance(replicates: Array) -> float:
     return float((m - 1) / m * np.sum((replicates - replicates.mean()) ** 2))
 
 
-def as_features(features: NDArray[np.floating], name: str, least_rows: int = 2) -> Array:
-    """Check a feature matrix and widen it to float64.
+def as_matrix(features: Matrix, name: str, least_rows: int = 2) -> Matrix:
+    """Check a feature matrix ``[n, dim]``; float32 stays so, all else becomes float64.
 
     Args:
         features: ``[n, dim]`` floating array.
@@ -108,25 +109,44 @@ def as_features(features: NDArray[np.floating], name: str, least_rows: int = 2) 
     Raises:
         ValueError: not a matrix, too few rows, or a value that is not finite.
     """
-    matrix = np.asarray(features, dtype=np.float64)
+    given = np.asarray(features)
+    matrix = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(f"{name}: expected a matrix [n, dim], got shape {matrix.shape}")
     if len(matrix) < least_rows:
         raise ValueError(f"{name}: needs at least {least_rows} rows, has {len(matrix)}")
-    if not np.isfinite(matrix).all():
+    # a sum needs no array of booleans as large as the features
+    if not np.isfinite(matrix.sum(dtype=np.float64)) and not np.isfinite(matrix).all():
         raise ValueError(f"{name}: holds values that are not finite")
     return matrix
 
 
-def as_pair(
-    a: NDArray[np.floating], b: NDArray[np.floating], names: tuple[str, str], least_rows: int = 2
-) -> tuple[Array, Array]:
+def as_features(features: Matrix, name: str, least_rows: int = 2) -> Array:
+    """Check a feature matrix and widen it to float64; see `as_matrix`.
+
+    Raises:
+        ValueError: as `as_matrix`.
+    """
+    return as_matrix(features, name, least_rows).astype(np.float64, copy=False)
+
+
+def as_matrices(a: Matrix, b: Matrix, names: tuple[str, str], least_rows: int = 2) -> tuple[Matrix, Matrix]:
     """Check two feature matrices that must have the same width.
 
     Raises:
-        ValueError: as `as_features`, or the widths differ.
+        ValueError: as `as_matrix`, or the widths differ.
     """
-    first, second = as_features(a, names[0], least_rows), as_features(b, names[1], least_rows)
+    first, second = as_matrix(a, names[0], least_rows), as_matrix(b, names[1], least_rows)
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"{names[0]} has {first.shape[1]} columns but {names[1]} has {second.shape[1]}")
     return first, second
+
+
+def as_pair(a: Matrix, b: Matrix, names: tuple[str, str], least_rows: int = 2) -> tuple[Array, Array]:
+    """Check two feature matrices that must have the same width, and widen them to float64.
+
+    Raises:
+        ValueError: as `as_matrices`.
+    """
+    first, second = as_matrices(a, b, names, least_rows)
+    return first.astype(np.float64, copy=False), second.astype(np.float64, copy=False)

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from graftgan.metrics.intervals import (
     Array,
     Estimate,
-    as_pair,
+    Matrix,
+    as_matrices,
     jackknife_variance,
     normal_quantile,
     symmetric_interval,
 )
+from graftgan.metrics.products import blocks, product
 
 _BLOCK_ROWS = 1024
 
@@ -64,7 +66,7 @@ def kid(fake: NDArray[np.floating], real: NDArray[np.floating], *, confidence: f
     Raises:
         ValueError: not finite matrices of equal width with three or more rows.
     """
-    x, y = as_pair(fake, real, ("fake", "real"), least_rows=3)
+    x, y = as_matrices(fake, real, ("fake", "real"), least_rows=3)
     sums = _sums(x, y)
     within_real = _off_diagonal_rows(y)
     m = len(y)
@@ -99,8 +101,8 @@ def paired_kid_difference(
     Raises:
         ValueError: bad matrices, or pairs asked for with unequal numbers.
     """
-    a, y = as_pair(fake_a, real, ("fake_a", "real"), least_rows=3)
-    b, _ = as_pair(fake_b, real, ("fake_b", "real"), least_rows=3)
+    a, y = as_matrices(fake_a, real, ("fake_a", "real"), least_rows=3)
+    b, _ = as_matrices(fake_b, real, ("fake_b", "real"), least_rows=3)
     if same_latents and len(a) != len(b):
         raise ValueError(f"pairs need equally many rows, not {len(a)} and {len(b)}; pass same_latents=False")
     return _difference(_sums(a, y), _sums(b, y), same_latents, confidence)
@@ -115,28 +117,34 @@ def _difference(a: _Sums, b: _Sums, same_latents: bool, confidence: float) -> Es
     return symmetric_interval(a.value() - b.value(), math.sqrt(variance), normal_quantile(confidence))
 
 
-def _sums(x: Array, y: Array) -> _Sums:
-    across = np.empty(len(x))
-    across_real = np.zeros(len(y))
-    for start in range(0, len(x), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        kernel = _kernel(x[rows], y)
-        across[rows] = kernel.sum(axis=1)
-        across_real += kernel.sum(axis=0)
+def _sums(x: Matrix, y: Matrix) -> _Sums:
+    across, across_real = np.zeros(len(x)), np.zeros(len(y))
+    for rows in blocks(len(x), _BLOCK_ROWS):
+        for columns in blocks(len(y), _BLOCK_ROWS):
+            _add(_kernel(x[rows], y[columns]), across[rows], across_real[columns])
     return _Sums(_off_diagonal_rows(x), across, across_real)
 
 
-def _off_diagonal_rows(x: Array) -> Array:
-    sums: Array = -((np.sum(x * x, axis=1) / x.shape[1] + 1) ** 3)
-    for start in range(0, len(x), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        sums[rows] += _kernel(x[rows], x).sum(axis=1)
+def _off_diagonal_rows(x: Matrix) -> Array:
+    """Row sums of the kernel of a set with itself, from the blocks on and above the diagonal."""
+    sums = np.zeros(len(x))
+    for rows in blocks(len(x), _BLOCK_ROWS):
+        kernel = _kernel(x[rows], x[rows])
+        np.fill_diagonal(kernel, 0)
+        sums[rows] += kernel.sum(axis=1, dtype=np.float64)
+        for columns in blocks(len(x), _BLOCK_ROWS, rows.stop):
+            _add(_kernel(x[rows], x[columns]), sums[rows], sums[columns])
     return sums
 
 
-def _kernel(x: Array, y: Array) -> Array:
-    inner: Array = x @ y.T
+def _add(kernel: Matrix, of_rows: Array, of_columns: Array) -> None:
+    of_rows += kernel.sum(axis=1, dtype=np.float64)
+    of_columns += kernel.sum(axis=0, dtype=np.float64)
+
+
+def _kernel(x: Matrix, y: Matrix) -> Matrix:
+    inner = product(x, y)
     inner /= x.shape[1]
     inner += 1
-    cubed: Array = inner * inner * inner
+    cubed: Matrix = inner * inner * inner
     return cubed

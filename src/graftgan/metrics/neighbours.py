@@ -1,81 +1,281 @@
-"""Exact neighbour searches in feature space, in blocks of bounded memory.
+"""Exact neighbour searches in feature space, in tiles of bounded memory.
 
-Squared distances come from one float64 matrix product per block. Features are centred first and rounding
-noise around zero is snapped to zero, so that copies are at distance 0 and no result depends on the size of a
-block.
+Squared distances are screened by float32 matrix products, each with a bound of its rounding error. What
+the bound leaves open is screened again in float64, and what is open still is decided by the float64 sum of
+squared differences. So results are those of exact distances, whatever the tile and the library below the
+product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from graftgan.metrics.intervals import Array
+from graftgan.metrics.intervals import Array, Matrix
+from graftgan.metrics.products import blocks, product
 
 MEMORY_MIB = 256.0
 _TIE_SLACK = 1.0 + 1e-9
+_SPARE = 4
+"""Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
+_MOST_TILE_ROWS = 2048
+_PAIRS = 256
+_OPEN_SHARE = 1e-3
+"""Above this share of undecided pairs a tile is screened again instead of going pair by pair."""
 
 
-def centre_pair(a: Array, b: Array) -> tuple[Array, Array]:
-    """Shift both sets by the mean of ``b``: distances stay, cancellation in float64 goes."""
-    middle = b.mean(axis=0)
-    return a - middle, b - middle
+@dataclass(frozen=True)
+class Hits:
+    """How many distances are within a radius.
+
+    Attributes:
+        by_row: ``[n]`` number of columns, for each row.
+        by_column: ``[m]`` number of rows, for each column.
+    """
+
+    by_row: NDArray[np.int64]
+    by_column: NDArray[np.int64]
 
 
-def squared_distance_blocks(
-    a: Array, b: Array, memory_mib: float = MEMORY_MIB
-) -> Iterator[tuple[slice, Array]]:
-    """Squared Euclidean distances of the rows of ``a`` to all rows of ``b``, some rows at a time.
+@dataclass(frozen=True)
+class _Points:
+    """A set with its squared norms, seen from a common origin so that little cancels."""
+
+    x: Matrix
+    origin: Array
+    norms: Array
+
+    @classmethod
+    def of(cls, x: Matrix, origin: Array) -> _Points:
+        origin = origin.astype(np.float32).astype(np.float64)  # the same point for either precision of x
+        norms = np.empty(len(x))
+        for rows in blocks(len(x), _MOST_TILE_ROWS):
+            norms[rows] = np.sum((x[rows] - origin) ** 2, axis=1)
+        return cls(x, origin, norms)
+
+    def part(self, rows: slice, dtype: type[np.floating]) -> tuple[Matrix, Array]:
+        """Return rows as seen from the origin, and their squared norms."""
+        working = np.promote_types(self.x.dtype, dtype)
+        centred = self.x[rows].astype(working, copy=False) - self.origin.astype(working)
+        return centred.astype(dtype, copy=False), self.norms[rows]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Lower bounds ``low`` of squared distances; adding both widths gives upper bounds."""
+
+    low: Matrix
+    row_width: Matrix
+    column_width: Matrix
+
+    def raise_to_upper(self) -> Matrix:
+        upper = self.low
+        upper += self.row_width[:, None]
+        upper += self.column_width
+        return upper
+
+
+def hits(
+    a: Matrix,
+    b: Matrix,
+    *,
+    row_radii: Sequence[Array] = (),
+    column_radii: Sequence[Array] = (),
+    memory_mib: float = MEMORY_MIB,
+) -> list[Hits]:
+    """Count the distances between two sets that are at most a radius; ties count, with a slack of rounding.
 
     Args:
-        a: ``[n, dim]``.
-        b: ``[m, dim]``.
-        memory_mib: bound on the working memory of one block; at least one row is always done.
+        a: ``[n, dim]``, the rows.
+        b: ``[m, dim]``, the columns.
+        row_radii: squared radii ``[n]`` around the rows.
+        column_radii: squared radii ``[m]`` around the columns.
+        memory_mib: bound on the working memory of a tile.
 
-    Yields:
-        The rows of ``a`` done and their distances ``[rows, m]``.
+    Returns:
+        One count for each array of radii, those of the rows first.
     """
-    norms_a, norms_b = np.sum(a * a, axis=1), np.sum(b * b, axis=1)
-    noise = (a.shape[1] + 8) * np.finfo(np.float64).eps
-    # a block, its norms and one temporary are alive together
-    step = max(1, int(memory_mib * 2**20 / (8 * 3 * max(1, len(b)))))
-    for start in range(0, len(a), step):
-        rows = slice(start, min(start + step, len(a)))
-        scale = norms_a[rows, None] + norms_b[None, :]
-        squares = a[rows] @ b.T
-        squares *= -2
-        squares += scale
-        scale *= noise
-        squares[squares <= scale] = 0
-        yield rows, squares
+    of_rows = [r[:, None] * _TIE_SLACK for r in row_radii]
+    of_columns = [r[None, :] * _TIE_SLACK for r in column_radii]
+    found = [Hits(np.zeros(len(a), np.int64), np.zeros(len(b), np.int64)) for _ in [*of_rows, *of_columns]]
+    origin = _middle(b)
+    first, second = _Points.of(a, origin), _Points.of(b, origin)
+    height, width = _tile_shape(memory_mib)
+    for rows in blocks(len(a), height):
+        for columns in blocks(len(b), width):
+            here = [r[rows] for r in of_rows] + [r[:, columns] for r in of_columns]
+            inside = _inside(first, second, rows, columns, here, np.float32)
+            for hit, held in zip(found, inside, strict=True):
+                hit.by_row[rows] += np.count_nonzero(held, axis=1)
+                hit.by_column[columns] += np.count_nonzero(held, axis=0)
+    return found
 
 
-def within(squares: Array, squared_radii: Array) -> NDArray[np.bool_]:
-    """Distance at most the radius; ties count, with a slack of rounding so that they count everywhere."""
-    return squares <= squared_radii * _TIE_SLACK
-
-
-def squared_radii(x: Array, k: int, memory_mib: float = MEMORY_MIB) -> Array:
-    """Squared distance of each row to its k-th nearest other row; a row is never its own neighbour.
+def squared_radii(x: Matrix, ks: Sequence[int], memory_mib: float = MEMORY_MIB) -> list[Array]:
+    """Squared distance of each row to its k-th nearest other row, for each k; a row is never its own.
 
     Raises:
-        ValueError: k is not between 1 and the number of other rows.
+        ValueError: a k is not between 1 and the number of other rows.
     """
-    if not 1 <= k < len(x):
-        raise ValueError(f"k must lie between 1 and {len(x) - 1} for {len(x)} rows, not {k}")
-    radii = np.empty(len(x))
-    for rows, squares in squared_distance_blocks(x, x, memory_mib):
-        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = np.inf
-        radii[rows] = np.partition(squares, k - 1, axis=1)[:, k - 1]
-    return radii
+    for k in ks:
+        if not 1 <= k < len(x):
+            raise ValueError(f"k must lie between 1 and {len(x) - 1} for {len(x)} rows, not {k}")
+    points = _Points.of(x, _middle(x))
+    _, squares = _smallest(points, points, ks, memory_mib, same=True)
+    return [np.ascontiguousarray(squares[:, k - 1]) for k in ks]
 
 
-def nearest(a: Array, b: Array, memory_mib: float = MEMORY_MIB) -> tuple[NDArray[np.int64], Array]:
+def nearest(a: Matrix, b: Matrix, memory_mib: float = MEMORY_MIB) -> tuple[NDArray[np.int64], Array]:
     """Nearest row of ``b`` for each row of ``a``: its index (the lowest of equals) and its distance."""
-    index, distance = np.empty(len(a), dtype=np.int64), np.empty(len(a))
-    for rows, squares in squared_distance_blocks(a, b, memory_mib):
-        index[rows] = squares.argmin(axis=1)
-        distance[rows] = np.sqrt(squares.min(axis=1))
-    return index, distance
+    origin = _middle(b)
+    index, squares = _smallest(_Points.of(a, origin), _Points.of(b, origin), [1], memory_mib, same=False)
+    return index[:, 0], np.sqrt(squares[:, 0])
+
+
+def _smallest(
+    a: _Points, b: _Points, ks: Sequence[int], memory_mib: float, *, same: bool
+) -> tuple[NDArray[np.int64], Array]:
+    """Indices and squared distances of the nearest columns of each row, exact at the ks (from 1)."""
+    others = len(b.x) - same
+    keep = min(max(ks) + _SPARE, others)
+    bounds = torch.full((len(a.x), keep), torch.inf)
+    indices = torch.zeros((len(a.x), keep), dtype=torch.int64)
+    height, width = _tile_shape(memory_mib)
+    for rows in blocks(len(a.x), height):
+        for columns in blocks(len(b.x), width, rows.start if same else 0):
+            low = torch.from_numpy(_tile(a, b, rows, columns, np.float32).low)
+            if same and columns.start == rows.start:
+                low.fill_diagonal_(torch.inf)
+            _merge(bounds[rows], indices[rows], low, columns.start)
+            later = slice(max(rows.stop, columns.start), columns.stop)
+            if same and later.start < later.stop:
+                mirrored = low[:, later.start - columns.start :].T.contiguous()
+                _merge(bounds[later], indices[later], mirrored, rows.start)
+    index, squares = _settle(a, b, np.arange(len(a.x)), indices.numpy(), bounds.numpy(), ks)
+    worst, last = bounds[:, -1].numpy(), squares[:, max(ks) - 1]
+    # a row is settled if what was not kept cannot be nearer, or for `nearest` as near with a lower index
+    settled = (last < worst) | (same & (last == worst)) | (keep == others)
+    for row in np.flatnonzero(~settled):
+        index[row], squares[row] = _nearest_of_row(a, b, int(row), ks, keep, same)
+    return index, squares
+
+
+def _middle(x: Matrix) -> Array:
+    middle: Array = np.mean(x, axis=0, dtype=np.float64)
+    return middle
+
+
+def _merge(bounds: Tensor, indices: Tensor, low: Tensor, start: int) -> None:
+    """Keep the lowest bounds of each row, in place."""
+    keep = bounds.shape[1]
+    values, at = low.topk(min(keep, low.shape[1]), dim=1, largest=False)
+    both, both_at = torch.cat([bounds, values], dim=1), torch.cat([indices, at + start], dim=1)
+    values, order = both.topk(keep, dim=1, largest=False)
+    bounds.copy_(values)
+    indices.copy_(both_at.gather(1, order))
+
+
+def _nearest_of_row(
+    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, same: bool
+) -> tuple[NDArray[np.int64], Array]:
+    low = _tile(a, b, slice(row, row + 1), slice(0, len(b.x)), np.float64).low
+    if same:
+        low[0, row] = np.inf
+    every = np.arange(len(b.x))[None]
+    index, squares = _settle(a, b, np.array([row]), every, low, ks)
+    return index[0, :keep], squares[0, :keep]
+
+
+def _settle(
+    a: _Points,
+    b: _Points,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    low: Matrix,
+    ks: Sequence[int],
+) -> tuple[NDArray[np.int64], Array]:
+    """Sort candidates by distance, then index; distances that may be among the ks are made exact first.
+
+    Args:
+        a: The rows' set.
+        b: The columns' set.
+        rows: ``[n]``.
+        columns: ``[n, c]`` candidates of each row.
+        low: ``[n, c]`` lower bounds of their squared distances.
+        ks: Which of the sorted ones must be exact, from 1.
+    """
+    slack = 2 * _slack(a.x.shape[1], low.dtype)
+    upper = low + slack * (a.norms[rows, None] + b.norms[columns])
+    upper[~np.isfinite(low)] = np.inf
+    low_sorted, upper_sorted = np.sort(low, axis=1), np.sort(upper, axis=1)
+    squares = low.astype(np.float64)
+    open_ = np.zeros(low.shape, dtype=bool)
+    for k in ks:
+        open_ |= (low <= upper_sorted[:, k - 1 : k]) & (upper >= low_sorted[:, k - 1 : k])
+    at, candidate = np.nonzero(open_ & np.isfinite(low))
+    squares[at, candidate] = _exact(a, b, rows[at], columns[at, candidate])
+    order = np.lexsort((columns, squares), axis=1)
+    return np.take_along_axis(columns, order, 1), np.take_along_axis(squares, order, 1)
+
+
+def _inside(
+    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], dtype: type[np.floating]
+) -> list[NDArray[np.bool_]]:
+    """Which distances of a tile are at most each of the squared radii, ``[rows, columns]`` booleans."""
+    tile = _tile(a, b, rows, columns, dtype)
+    limits = [radius.astype(dtype) for radius in radii]
+    possible = [tile.low <= limit for limit in limits]
+    upper = tile.raise_to_upper()
+    sure = [upper <= limit for limit in limits]
+    undecided = [np.flatnonzero(p ^ s) for p, s in zip(possible, sure, strict=True)]
+    if dtype is np.float32 and sum(map(len, undecided)) > _OPEN_SHARE * upper.size:
+        return _inside(a, b, rows, columns, radii, np.float64)
+    for held, radius, flat in zip(sure, radii, undecided, strict=True):
+        i, j = np.divmod(flat, upper.shape[1])
+        exact = _exact(a, b, i + rows.start, j + columns.start)
+        held[i, j] = exact <= np.broadcast_to(radius, upper.shape)[i, j]
+    return sure
+
+
+def _tile(a: _Points, b: _Points, rows: slice, columns: slice, dtype: type[np.floating]) -> _Tile:
+    """Bound the squared distances of a tile by ``|a|^2 + |b|^2 - 2 a.b`` and the rounding of its sums."""
+    left, left_norms = a.part(rows, dtype)
+    right, right_norms = b.part(columns, dtype)
+    slack = _slack(left.shape[1], dtype)
+    bounds = product(left, right)
+    bounds *= -2
+    bounds += (left_norms * (1 - slack)).astype(dtype)[:, None]
+    bounds += (right_norms * (1 - slack)).astype(dtype)
+    np.maximum(bounds, 0, out=bounds)
+    return _Tile(bounds, (2 * slack * left_norms).astype(dtype), (2 * slack * right_norms).astype(dtype))
+
+
+def _slack(dim: int, dtype: np.dtype[np.floating] | type[np.floating]) -> float:
+    """Rounding error of a squared distance by products, over ``|a|^2 + |b|^2``.
+
+    A sum of n products is off by at most n units of rounding times the sum of their sizes, here at most
+    ``(|a|^2 + |b|^2) / 2``; the other steps add fewer than 16 units.
+    """
+    return float((dim + 16) * np.finfo(dtype).eps / 2)
+
+
+def _exact(a: _Points, b: _Points, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
+    """Squared distances of single pairs, from float64 differences."""
+    squares = np.empty(len(i))
+    for some in blocks(len(i), _PAIRS):
+        difference = np.subtract(a.x[i[some]], b.x[j[some]], dtype=np.float64)
+        squares[some] = np.einsum("nd,nd->n", difference, difference)
+    return squares
+
+
+def _tile_shape(memory_mib: float) -> tuple[int, int]:
+    """Rows and columns of a tile that stays, with as much again for booleans and copies, in the memory."""
+    cells = max(1, int(memory_mib * 2**20 / 12))
+    rows = min(math.isqrt(cells), _MOST_TILE_ROWS)
+    return rows, cells // rows

@@ -10,14 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from graftgan.metrics.intervals import Array, Estimate, as_pair, wilson
-from graftgan.metrics.neighbours import (
-    MEMORY_MIB,
-    centre_pair,
-    squared_distance_blocks,
-    squared_radii,
-    within,
-)
+from graftgan.metrics.intervals import Estimate, as_matrices, wilson
+from graftgan.metrics.neighbours import MEMORY_MIB, hits, squared_radii
 
 
 def covered(
@@ -41,9 +35,9 @@ def covered(
     Raises:
         ValueError: bad matrices, or k not below the number of manifold points.
     """
-    x, y = as_pair(points, manifold, ("points", "manifold"), least_rows=1)
-    x, y = centre_pair(x, y)
-    return _inside(x, y, squared_radii(y, k, memory_mib), memory_mib)
+    x, y = as_matrices(points, manifold, ("points", "manifold"), least_rows=1)
+    (found,) = hits(x, y, column_radii=squared_radii(y, [k], memory_mib), memory_mib=memory_mib)
+    return found.by_row > 0
 
 
 def recall(
@@ -83,10 +77,3 @@ def precision(
     """
     inside = covered(source, target, k=k, memory_mib=memory_mib)
     return wilson(float(inside.mean()), len(inside), confidence)
-
-
-def _inside(x: Array, y: Array, radii: Array, memory_mib: float) -> NDArray[np.bool_]:
-    inside = np.empty(len(x), dtype=bool)
-    for rows, squares in squared_distance_blocks(x, y, memory_mib):
-        inside[rows] = within(squares, radii).any(axis=1)
-    return inside

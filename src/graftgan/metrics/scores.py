@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from graftgan.errors import ProtocolMismatch
 from graftgan.metrics.copying import CLOSE_QUANTILE, copy_report
-from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.floor import Floor, frechet_excess, real_floor
 from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
-from graftgan.metrics.precision_recall import precision, recall
+from graftgan.metrics.manifold import manifold_scores
 
 OFFICIAL_EXTRACTOR = "inception"
 Matrix = NDArray[np.floating]
@@ -165,16 +164,18 @@ def evaluate_features(
     )
     context = _Context(len(fake), len(real_test), protocol, floor)
     frechet = frechet_estimate(fake, real_test, confidence=level)
-    density, coverage = density_coverage(fake, real_test, k=settings.k_density_coverage, confidence=level)
-    k = settings.k_precision_recall
+    manifold = manifold_scores(
+        fake,
+        real_test,
+        k_precision_recall=settings.k_precision_recall,
+        k_density_coverage=settings.k_density_coverage,
+        confidence=level,
+    )
     scores = [
         context.score("fd", frechet, "biased upwards at small n; compare at equal n"),
         _excess_score(context, frechet_excess(fake, real_test, splits=settings.splits, seed=settings.seed)),
         context.score("kid", kid(fake, real_test, confidence=level)),
-        context.score("precision", precision(fake, real_test, k=k, confidence=level)),
-        context.score("recall", recall(real_test, fake, k=k, confidence=level)),
-        context.score("density", density),
-        context.score("coverage", coverage),
+        *(context.score(name, estimate) for name, estimate in vars(manifold).items()),
     ]
     return scores + _copy_scores(context, (fake, train, real_test, train_mirrored), level)
 

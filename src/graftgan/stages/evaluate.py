@@ -18,7 +18,7 @@ from graftgan.device import pick_device
 from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Generator, sample
 from graftgan.gans.walk import walk
-from graftgan.metrics.neighbours import centre_pair, nearest
+from graftgan.metrics.neighbours import nearest
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_gif, save_png, sheet
 from graftgan.stages.features import Features, Images, cached, open_extractor
@@ -204,7 +204,6 @@ def save_pairs(
         original = train[pair.train][:, ::-1] if pair.mirrored else train[pair.train]
         rows += [fakes[pair.fake], original]
         if reference == "test":
-            one = features[name][pair.fake : pair.fake + 1].astype(np.float64)
-            index, _ = nearest(*centre_pair(one, features["test"].astype(np.float64)))
+            index, _ = nearest(features[name][pair.fake : pair.fake + 1], features["test"])
             rows.append(reference_images(data, "test", params)[index[0]])
     save_png(sheet(np.stack(rows), 3 if reference == "test" else 2, cell_px=96), path)

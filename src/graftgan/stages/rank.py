@@ -20,11 +20,11 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Generator, build, parameter_count, sample
-from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
-from graftgan.metrics.precision_recall import covered, precision, recall
+from graftgan.metrics.manifold import manifold_scores
+from graftgan.metrics.precision_recall import covered
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.choosing import Row, choose, order_rows
@@ -146,12 +146,9 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     )
     features = source_features(candidate, content, generator, ctx)
     k = rank.neighbours
-    density, coverage = density_coverage(features, target, k=min(5, len(target) - 1))
+    near = min(5, len(target) - 1)
     estimates = {
-        "recall": recall(target, features, k=k),
-        "precision": precision(features, target, k=k),
-        "density": density,
-        "coverage": coverage,
+        **vars(manifold_scores(features, target, k_precision_recall=k, k_density_coverage=near)),
         "kid": kid(features, target),
         "fd": frechet_estimate(features, target),
     }

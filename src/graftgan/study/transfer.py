@@ -27,9 +27,8 @@ from graftgan.device import pick_device
 from graftgan.engine import Job, cache_home, default_paths
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, Generator, build
-from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.kid import kid
-from graftgan.metrics.precision_recall import precision, recall
+from graftgan.metrics.manifold import manifold_scores
 from graftgan.parallel import processes
 from graftgan.runner import display, run_stage
 from graftgan.stages.finetune import KidJudge, augmentation, make_judge
@@ -239,12 +238,12 @@ def curves(looks: Looks, steps: Sequence[int], real: Features, params: Params) -
     for images in steps:
         fake = looks.features(images)
         distance = kid(fake, real)
-        density, coverage = density_coverage(fake, real, k=near)
+        manifold = manifold_scores(fake, real, k_precision_recall=k, k_density_coverage=near)
         rows.append(
             {
                 "images": float(images), "kid": distance.value, "kid_low": distance.low,
-                "kid_high": distance.high, "precision": precision(fake, real, k=k).value,
-                "recall": recall(real, fake, k=k).value, "density": density.value, "coverage": coverage.value,
+                "kid_high": distance.high,
+                **{name: estimate.value for name, estimate in vars(manifold).items()},
             }
         )  # fmt: skip
     for (before, after), row in zip(pairwise(steps), rows[1:], strict=True):
