@@ -154,3 +154,17 @@ def test_too_few_rows_give_no_interval_and_too_few_blocks_an_error() -> None:
     assert math.isnan(estimate.low) and math.isnan(estimate.high)
     with pytest.raises(ValueError, match="5 <= fake_blocks"):
         frechet_estimate(draw(50, 4, 0), draw(50, 4, 1), fake_blocks=4)
+
+
+@pytest.mark.parametrize(("fall", "by_gram"), [(0.0, True), (2.0, False)])
+def test_small_singular_values_are_never_taken_from_squares(
+    fall: float, by_gram: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal sets are at distance 0, whether the spectrum is flat or falls by five orders."""
+    taken = []
+    svd = np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *a, **k: taken.append(1) or svd(*a, **k))
+    scale = np.arange(1, 301) ** -fall
+    x = np.random.default_rng(0).normal(size=(2000, 300)) * scale
+    assert frechet_distance(x, x + 0.1 * scale) == pytest.approx(np.sum((0.1 * scale) ** 2), rel=1e-9)
+    assert bool(taken) is not by_gram
