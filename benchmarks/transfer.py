@@ -13,6 +13,7 @@ import logging
 import math
 import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def train(arm: Arm, ctx: Context) -> None:
     today = {source.name: source.sha256 for source in Catalogue(Path(arm.params.rank.catalogue)).sources}
     if not model.is_file() or read_json(model)["source_sha256"] != today.get(arm.source):
         shutil.rmtree(arm.folder, ignore_errors=True)
-        run_arm(arm, ctx)
+        started_from = today.get(arm.source, SCRATCH)[:12]
+        run_arm(arm, replace(ctx, state=ctx.state / started_from))
 
 
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
