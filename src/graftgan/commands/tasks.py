@@ -202,6 +202,29 @@ def tasks_verify(folder: Path) -> None:
     click.echo(f"{folder}: whole; {len(bank.tasks)} tasks make the same images as when they were finished")
 
 
+@tasks_group.command("report")
+@bank_option
+@click.option(
+    "--from",
+    "results",
+    type=click.Path(path_type=Path),
+    help="Folder with scores, pictures and proofs of the pipeline, such as out/lifelong.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="HTML file to write.")
+@click.option("--title", default="Task bank", show_default=True, help="Heading of the report.")
+def tasks_report(folder: Path, results: Path | None, out: Path, title: str) -> None:
+    """Write a report of the bank as one HTML file; all digests and outputs are checked for it."""
+    from graftgan.bank.tasks import verify
+    from graftgan.contract import write_text
+    from graftgan.reporting.bank_facts import read_facts
+    from graftgan.reporting.bank_page import render
+
+    bank = open_bank(folder)
+    facts = read_facts(bank, results, tuple(map(str, verify(bank))))
+    write_text(out, render(facts, title))
+    click.echo(f"{out}: {len(facts.tasks)} tasks, {out.stat().st_size / 1e6:.1f} MB")
+
+
 @tasks_group.command("run")
 @click.argument("name")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
