@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,12 @@ from graftgan.contract import read_json, write_json
 from graftgan.data.pairs import TaskImages, load_task
 from graftgan.errors import MissingInput
 from graftgan.lifelong_config import TaskData, Translate, TranslationScores
-from graftgan.reporting.bank_facts import After, BankFacts, TaskFacts, read_facts
+from graftgan.metrics.intervals import Estimate
+from graftgan.reporting.bank_facts import After, BankFacts, Look, TaskFacts, read_facts
 from graftgan.reporting.bank_page import (
     BETTER,
     CHANGED,
+    ELSEWHERE,
     SAME,
     UNKNOWN,
     WITHIN,
@@ -44,8 +46,8 @@ from graftgan.reporting.bank_page import (
     verdict,
 )
 from graftgan.reporting.numbers import Interval
-from graftgan.stages.lifelong import Settings, learn_task, score_bank
-from graftgan.stages.lifelong_record import plain, write_record
+from graftgan.reporting.sheets import save_png
+from graftgan.stages.lifelong import Learnt, Settings, example_sheet, learn_task, score_bank
 from graftgan.training.translators import translate
 from reporting.test_browser import EVIL, WIDTHS, browser, visit  # noqa: F401
 from tests.bank.banks import SIZE_PX, TINY, grown
@@ -56,16 +58,6 @@ class Colours(torch.nn.Module):
 
     def forward(self, img: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(img, 2).flatten(1)
-
-
-def digests(bank: Bank, tasks: Mapping[str, TaskImages]) -> dict[str, str]:
-    """The digest of every task's test outputs."""
-    return {
-        task.name: sha256(
-            translate(stored_generator(bank, task.name), tasks[task.name].part("test").inputs).tobytes()
-        )
-        for task in bank.tasks
-    }
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +79,55 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = TranslationScores(extractor=extractor, validation_extractor=extractor)
     settings = Settings(Translate.model_validate(recipe), scores, Runtime(device="cpu"))
     bank, tasks = Bank.create(place / "bank", TINY), {}
-    history: list[dict[str, Any]] = []
-    proofs: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for name, init in (("grey", "random"), ("edges", "auto")):
         data = TaskData.model_validate({"target": str(pictures), "make": name, "resolution": SIZE_PX})
         tasks[name] = load_task(data)
         ctx = Context(place / "state", place / "cache")
         found = learn_task(bank, name, tasks[name], replace(settings, init=init), ctx)
-        alone = {"scores": plain(found.scores), "seconds": 2.0} if name == "edges" else None
-        write_record(place, bank, found, tasks[name], settings, alone)
-        every = {task: plain(its) for task, its in score_bank(bank, tasks, settings).items()}
-        history.append({"task": name, "scores": every})
-        proofs.append({"task": name, "outputs": digests(bank, tasks)})
-    write_json(place / "scores.json", {"confidence": 0.95, "after": history})
-    found_now = list(map(str, verify(bank)))
-    write_json(place / "proof.json", {"verify": found_now, "copy": [], "after": proofs})
+        leave(place / "tasks" / name, bank, found, tasks[name])
+        rows.append({"after": name, "tasks": looks(bank, tasks, settings)})
+    write_json(place / "tasks" / "edges" / "standalone.json", {"scores": plain(found.scores), "seconds": 2})
+    write_json(place / "scores.json", {"protocol": {"confidence": 0.9}, "rows": rows})
+    proof = {"statement": "All is as it was.", "banks": {"bank": {"findings": list(map(str, verify(bank)))}}}
+    write_json(place / "proof.json", proof)
     return place
+
+
+def leave(folder: Path, bank: Bank, learnt: Learnt, images: TaskImages) -> None:
+    """Write what the stage of a task writes."""
+    facts = {
+        "name": learnt.task.name, "scores": plain(learnt.scores), "seconds": learnt.history.elapsed_s,
+        "images": {name: len(part.inputs) for name, part in images.parts.items()},
+        "data": images.data.model_dump(mode="json"), "licences": images.licences,
+        "why": learnt.ranking.why if learnt.ranking else "", "warnings": list(learnt.warnings),
+    }  # fmt: skip
+    write_json(folder / "result.json", facts)
+    save_png(example_sheet(stored_generator(bank, learnt.task.name), images), folder / "examples.png")
+    columns = list(dict.fromkeys(key for row in learnt.history.rows for key in row))
+    lines = [",".join(str(row.get(key, "")) for key in columns) for row in learnt.history.rows]
+    (folder / "curves.csv").write_text("\n".join([",".join(columns), *lines]) + "\n")
+
+
+def plain(scores: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: asdict(estimate) for name, estimate in scores.items()}
+
+
+def looks(bank: Bank, tasks: Mapping[str, TaskImages], settings: Settings) -> dict[str, Any]:
+    """Every task of the bank as it is now."""
+    scores = score_bank(bank, tasks, settings)
+    return {
+        task.name: {
+            "scores": plain(scores[task.name]),
+            "outputs_sha256": digest(stored_generator(bank, task.name), tasks[task.name]),
+            "environment": {"cpu": "here"},
+        }
+        for task in bank.tasks
+    }
+
+
+def digest(generator: torch.nn.Module, images: TaskImages) -> str:
+    return sha256(translate(generator, images.part("test").inputs).tobytes())
 
 
 @pytest.fixture
@@ -110,17 +135,20 @@ def facts(learnt: Path) -> BankFacts:
     return read_facts(Bank(learnt / "bank"), learnt, ())
 
 
-def with_history(facts: BankFacts, values: list[list[float]], outputs: list[list[str]]) -> BankFacts:
+def with_history(
+    facts: BankFacts,
+    values: list[list[float]],
+    digests: list[list[str]],
+    places: tuple[str, str] = ("a", "a"),
+) -> BankFacts:
     """The facts with made-up scores and digests of both tasks after each addition."""
-    history = tuple(
-        After(
-            name,
-            {task: {"l1": Interval(value)} for task, value in zip(("grey", "edges"), row, strict=False)},
-            dict(zip(("grey", "edges"), texts, strict=False)),
-        )
-        for name, row, texts in zip(("grey", "edges"), values, outputs, strict=True)
-    )
-    return replace(facts, history=history)
+    names = ("grey", "edges")
+    history = []
+    for name, row, texts, place in zip(names, values, digests, places, strict=True):
+        found = zip(names, row, texts, strict=False)
+        told = {task: Look({"l1": Interval(value)}, text, place) for task, value, text in found}
+        history.append(After(name, told))
+    return replace(facts, history=tuple(history))
 
 
 def test_what_was_learnt_is_read_back(facts: BankFacts, learnt: Path) -> None:
@@ -135,9 +163,9 @@ def test_what_was_learnt_is_read_back(facts: BankFacts, learnt: Path) -> None:
     )
     assert grey.licences == (("pictures", "CC0-1.0: squares"),)
     assert grey.cost == costs(facts.bank)[0]
-    assert facts.findings == () and facts.copied == ()
+    assert facts.findings == () and facts.confidence == 0.9 and facts.statement == "All is as it was."
     assert [after.task for after in facts.history] == ["grey", "edges"]
-    assert facts.history[0].outputs["grey"] == facts.history[1].outputs["grey"]
+    assert facts.history[0].looks["grey"] == facts.history[1].looks["grey"]
 
 
 def test_the_verdict_tells_storage_forgetting_and_quality(facts: BankFacts) -> None:
@@ -151,7 +179,7 @@ def test_the_verdict_tells_storage_forgetting_and_quality(facts: BankFacts) -> N
     assert "every task makes the images that it made when it was finished" in verdict(unseen)
     assert "One task is stored as a whole" in verdict(replace(facts, tasks=facts.tasks[:1]))
     assert verdict(replace(facts, tasks=())) == "The bank has no task yet."
-    broken = replace(facts, findings=("filters/a: layer a, task grey: changed",), copied=("b",))
+    broken = replace(facts, findings=("filters/a: layer a, task grey: changed", "b"))
     assert "damaged in 2 places: filters/a: layer a, task grey: changed." in verdict(broken)
 
 
@@ -163,6 +191,9 @@ def test_a_task_that_forgets_is_found_by_its_digest_and_its_loss(facts: BankFact
     assert "Outputs have changed of grey." in verdict(told)
     same = with_history(facts, [[0.25], [0.25, 0.125]], [["a" * 64], ["a" * 64, "c" * 64]])
     assert [cell.state for cell in kept(same)[0].cells] == [UNKNOWN, SAME] and kept(same)[0].loss == "0"
+    moved = with_history(facts, [[0.25], [0.25, 0.125]], [["a" * 64], ["b" * 64, "c" * 64]], ("a", "b"))
+    assert [cell.state for cell in kept(moved)[0].cells] == [UNKNOWN, ELSEWHERE]
+    assert "changed" not in verdict(moved)
     page = render(told)
     assert '<span class="pill bad">changed</span>' in page
     assert page.count("b" * 64) == 1 and re.search(rf"<td>edges</td><td class=\"hash\">{'b' * 64}", page)
@@ -190,11 +221,12 @@ def test_charts_have_the_values_of_the_bank_and_of_the_training(facts: BankFacts
     assert list(storage.chart.traces[1].y) == [1.0, 2.0]
     assert storage_chart(facts.tasks[:1]) is None
     charts = {chart.chart.title: chart.chart for chart in curve_charts(facts.tasks)}
-    rows = [row for row in facts.tasks[1].curves if "l1_validation" in row]
+    rows = [row for row in facts.tasks[1].curves if row["l1_validation"] is not None]
+    assert rows
     trace = charts["L1 on validation images"].traces[1]
     assert trace.label == "edges"
     assert list(zip(trace.x, trace.y, strict=True)) == [
-        (row["images_seen"] / 1000, row["l1_validation"]) for row in rows
+        (float(row["images_seen"] or 0) / 1000, row["l1_validation"]) for row in rows
     ]
     assert "KID on validation images" not in charts
 
@@ -227,14 +259,22 @@ def test_files_of_another_bank_or_damaged_ones_are_refused(learnt: Path, tmp_pat
     bank = Bank(learnt / "bank")
     with pytest.raises(MissingInput, match="not a folder"):
         read_facts(bank, tmp_path / "gone", ())
-    write_json(tmp_path / "scores.json", {"after": [{"task": "other", "scores": {}}]})
+    write_json(tmp_path / "scores.json", {"rows": [{"after": "other", "tasks": {}}]})
     with pytest.raises(MissingInput, match="the task other, which"):
         read_facts(bank, tmp_path, ())
     write_json(tmp_path / "scores.json", [])
     with pytest.raises(MissingInput, match="holds a list, not an object"):
         read_facts(bank, tmp_path, ())
+    write_json(tmp_path / "scores.json", {"rows": [{"after": "grey", "tasks": {"grey": {"scores": 1}}}]})
+    with pytest.raises(MissingInput, match="no table of scores"):
+        read_facts(bank, tmp_path, ())
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(MissingInput, match="not valid JSON"):
+        read_facts(bank, tmp_path, ())
+    (tmp_path / "scores.json").unlink()
+    (tmp_path / "tasks" / "grey").mkdir(parents=True)
+    (tmp_path / "tasks" / "grey" / "curves.csv").write_text("images_seen,loss_g\n2,x\n")
+    with pytest.raises(MissingInput, match="not a number"):
         read_facts(bank, tmp_path, ())
 
 
@@ -272,11 +312,11 @@ def test_it_opens_in_a_browser_without_complaint_and_fits(
 
 def test_words_of_users_run_nowhere(browser: Any, facts: BankFacts, tmp_path: Path) -> None:  # noqa: F811
     evil = replace(
-        facts.tasks[0], why=EVIL, warnings=(EVIL,), licences=((EVIL, EVIL),), train={EVIL: EVIL},
-        data={"target": EVIL}, curves=({"images_seen": 1, "loss_g": 1}, {"images_seen": 2, "loss_g": 2}),
+        facts.tasks[0], why=EVIL, warnings=(EVIL,), licences=((EVIL, EVIL),), data={"target": EVIL},
+        curves=({"images_seen": 1, "loss_g": 1}, {"images_seen": 2, "loss_g": 2}),
     )  # fmt: skip
     path = tmp_path / "report.html"
-    told = replace(facts, tasks=(evil, facts.tasks[1]), findings=(EVIL,), copied=(EVIL,))
+    told = replace(facts, tasks=(evil, facts.tasks[1]), findings=(EVIL,), statement=EVIL)
     path.write_text(render(told, EVIL), encoding="utf-8")
     assert visit(browser, path, "desk", charts=False) == []
     assert browser.execute_script("return window.hacked") is None

@@ -1,11 +1,13 @@
 """What a report of a bank tells, read from the bank and from the files that learning its tasks left.
 
-Below the folder of the results lie `tasks/NAME/result.json` and `tasks/NAME/examples.png`, `scores.json` and
-`proof.json`; each may be absent. An estimate in them is `{value, stderr, low, high}`.
+Below the folder of the results lie `tasks/NAME/` with `result.json`, `curves.csv`, `examples.png` and
+`standalone.json`, the file `scores.json` with a row an addition, and `proof.json`; each may be absent. An
+estimate in them is `{value, stderr, low, high}`.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +16,18 @@ from typing import Any
 from graftgan.bank.accounting import Cost, costs
 from graftgan.bank.manifest import Task
 from graftgan.bank.store import Bank
-from graftgan.contract import read_json
+from graftgan.contract import canonical_json, read_json
 from graftgan.errors import MissingInput
 from graftgan.reporting.numbers import Interval, number
 
 TASKS = "tasks"
 RESULT = "result.json"
+CURVES = "curves.csv"
 EXAMPLES = "examples.png"
+STANDALONE = "standalone.json"
 SCORES = "scores.json"
 PROOF = "proof.json"
+CONFIDENCE = 0.95
 REMEDY = "run the lifelong pipeline again"
 
 Scores = Mapping[str, Interval]
@@ -42,7 +47,6 @@ class TaskFacts:
         curves: Rows of its training.
         images: Images of each split.
         data: The description of its images.
-        train: Its recipe.
         licences: Its image sets and their licences.
         why: Why it started where it did.
         warnings: Sentences for people.
@@ -55,10 +59,9 @@ class TaskFacts:
     standalone: Scores
     seconds: float | None
     standalone_seconds: float | None
-    curves: tuple[Mapping[str, Any], ...]
+    curves: tuple[Mapping[str, float | None], ...]
     images: Mapping[str, int]
     data: Mapping[str, Any]
-    train: Mapping[str, Any]
     licences: tuple[tuple[str, str], ...]
     why: str
     warnings: tuple[str, ...]
@@ -77,18 +80,31 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One task at one moment.
+
+    Attributes:
+        scores: Of its test images.
+        digest: sha256 of its test outputs.
+        environment: Where they were computed; only digests of one place say something about each other.
+    """
+
+    scores: Scores
+    digest: str
+    environment: str
+
+
+@dataclass(frozen=True)
 class After:
     """The bank when a task had been added.
 
     Attributes:
         task: The task that was added.
-        scores: Task -> its scores then.
-        outputs: Task -> sha256 of its test outputs then.
+        looks: Task -> what it was then.
     """
 
     task: str
-    scores: Mapping[str, Scores]
-    outputs: Mapping[str, str]
+    looks: Mapping[str, Look]
 
 
 @dataclass(frozen=True)
@@ -99,8 +115,8 @@ class BankFacts:
         bank: The bank.
         tasks: Its tasks in order.
         history: The bank after each addition; empty where nobody looked.
+        statement: What the pipeline's proof says; empty without one.
         findings: What `verify` found, now or before: nothing if the bank is whole.
-        copied: The same of a copy of the bank, or None where none was tried.
         confidence: Level of the intervals.
         stored_bytes: Size of the bank on disk.
     """
@@ -108,8 +124,8 @@ class BankFacts:
     bank: Bank
     tasks: tuple[TaskFacts, ...]
     history: tuple[After, ...]
+    statement: str
     findings: tuple[str, ...]
-    copied: tuple[str, ...] | None
     confidence: float
     stored_bytes: int
 
@@ -123,23 +139,27 @@ def read_facts(bank: Bank, results: Path | None, findings: tuple[str, ...]) -> B
         findings: What `verify` finds now.
 
     Raises:
-        MissingInput: The folder does not exist or a file in it is damaged or of another bank.
+        MissingInput: The folder does not exist, or a file in it is damaged or of another bank.
     """
     if results is not None and not results.is_dir():
         raise MissingInput(f"{results} is not a folder", "give the folder of the results, or none")
     scores, proof = (_read(results / name if results else None) for name in (SCORES, PROOF))
-    tasks = tuple(
-        _task(task, cost, results) for task, cost in zip(bank.tasks, costs(bank), strict=True)
-    )  # fmt: skip
-    history = _history(scores, proof)
+    tasks = tuple(_task(task, cost, results) for task, cost in zip(bank.tasks, costs(bank), strict=True))
+    history = tuple(_after(row, results) for row in scores.get("rows") or ())
     known = {task.name for task in tasks}
     if strange := sorted({after.task for after in history} - known):
         raise MissingInput(f"{results} tells of the task {strange[0]}, which {bank.folder} has not", REMEDY)
-    copied = _texts(proof["copy"]) if proof.get("copy") is not None else None
-    every = tuple(dict.fromkeys((*_texts(proof.get("verify")), *findings)))
-    confidence = number(scores.get("confidence")) or 0.95
+    before = [text for its in (proof.get("banks") or {}).values() for text in its.get("findings") or ()]
     size = sum(path.stat().st_size for path in bank.folder.rglob("*") if path.is_file())
-    return BankFacts(bank, tasks, history, every, copied, confidence, size)
+    return BankFacts(
+        bank=bank,
+        tasks=tasks,
+        history=history,
+        statement=str(proof.get("statement") or ""),
+        findings=tuple(dict.fromkeys((*map(str, before), *findings))),
+        confidence=number((scores.get("protocol") or {}).get("confidence")) or CONFIDENCE,
+        stored_bytes=size,
+    )
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -153,8 +173,7 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 def _task(task: Task, cost: Cost, results: Path | None) -> TaskFacts:
     folder = results / TASKS / task.name if results else None
-    raw = _read(folder / RESULT if folder else None)
-    alone = raw.get("standalone") or {}
+    raw, alone = (_read(folder / name if folder else None) for name in (RESULT, STANDALONE))
     measured = _scores(raw.get("scores"))
     return TaskFacts(
         stored=task,
@@ -163,13 +182,12 @@ def _task(task: Task, cost: Cost, results: Path | None) -> TaskFacts:
         standalone=_scores(alone.get("scores")),
         seconds=number(raw.get("seconds")),
         standalone_seconds=number(alone.get("seconds")),
-        curves=tuple(row for row in raw.get("curves") or () if isinstance(row, Mapping)),
+        curves=_curves(folder / CURVES) if folder else (),
         images=raw.get("images") or {},
         data=raw.get("data") or {},
-        train=raw.get("train") or {},
         licences=tuple((str(name), str(text)) for name, text in raw.get("licences") or ()),
         why=str(raw.get("why") or ""),
-        warnings=_texts(raw.get("warnings")),
+        warnings=tuple(str(text) for text in raw.get("warnings") or ()),
         folder=folder,
     )
 
@@ -179,18 +197,29 @@ def _scores(raw: Any) -> dict[str, Interval]:
     return {name: interval for name, interval in found.items() if interval.value is not None}
 
 
-def _history(scores: Mapping[str, Any], proof: Mapping[str, Any]) -> tuple[After, ...]:
-    """Join what both files say of the moments after each addition."""
-    outputs = {str(row["task"]): row.get("outputs") or {} for row in proof.get("after") or ()}
-    found = {
-        str(row["task"]): {name: _scores(its) for name, its in (row.get("scores") or {}).items()}
-        for row in scores.get("after") or ()
-    }
-    return tuple(
-        After(task, found.get(task, {}), {name: str(value) for name, value in outputs.get(task, {}).items()})
-        for task in dict.fromkeys((*found, *outputs))
-    )
+def _curves(path: Path) -> tuple[dict[str, float | None], ...]:
+    if not path.is_file():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return tuple(
+            {key: number(float(text)) if text else None for key, text in row.items()} for row in rows
+        )
+    except (TypeError, ValueError):
+        raise MissingInput(f"{path} holds something that is not a number", REMEDY) from None
 
 
-def _texts(raw: Any) -> tuple[str, ...]:
-    return tuple(str(text) for text in raw or ())
+def _after(row: Any, results: Path | None) -> After:
+    try:
+        looks = {
+            str(name): Look(
+                _scores(entry["scores"]),
+                str(entry["outputs_sha256"]),
+                canonical_json(entry.get("environment")),
+            )
+            for name, entry in row["tasks"].items()
+        }
+        return After(str(row["after"]), looks)
+    except (KeyError, TypeError, AttributeError):
+        raise MissingInput(f"{results}: {SCORES} is no table of scores", REMEDY) from None

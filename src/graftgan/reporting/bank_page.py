@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 import graftgan
 from graftgan.reporting import drawn, glossary, html, numbers
-from graftgan.reporting.bank_facts import EXAMPLES, After, BankFacts, TaskFacts
+from graftgan.reporting.bank_facts import EXAMPLES, After, BankFacts, Look, TaskFacts
 from graftgan.reporting.embed import Picture, from_file
 from graftgan.reporting.linechart import PALETTE, Chart, Drawing, Trace, drawing
 from graftgan.reporting.numbers import Bar, Interval, Scale
@@ -18,7 +18,8 @@ from graftgan.reporting.numbers import Bar, Interval, Scale
 FLOAT32_BYTES = 4
 WITHIN, BETTER, WORSE = "within its interval", "better", "worse"
 PILLS = {WITHIN: "good", BETTER: "good", WORSE: "bad"}
-SAME, CHANGED, UNKNOWN = "same bits", "changed", ""
+SAME, CHANGED, ELSEWHERE, UNKNOWN = "same bits", "changed", "other processor", ""
+STATES = {SAME: "good", CHANGED: "bad", ELSEWHERE: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Cell:
 
     Attributes:
         value: Its score as text; empty before it was learnt or where nobody looked.
-        state: Whether its outputs are those of the moment it was added.
+        state: Whether its outputs are those of the moment it was added, or why that cannot be told.
         digest: Their digest.
     """
 
@@ -132,8 +133,7 @@ def render(facts: BankFacts, title: str = "Task bank") -> str:
         chips=_chips(facts),
         warnings=[f"{task.name}: {text}" for task in facts.tasks for text in task.warnings],
         licences=dict.fromkeys(pair for task in facts.tasks for pair in task.licences),
-        recipes=_recipes(facts.tasks),
-        pills=PILLS, numbers=numbers, drawn=drawn, version=graftgan.__version__,
+        pills=PILLS, states=STATES, numbers=numbers, drawn=drawn, version=graftgan.__version__,
     )  # fmt: skip
 
 
@@ -158,10 +158,9 @@ def verdict(facts: BankFacts) -> str:
 
 
 def _kept_sentence(facts: BankFacts) -> str:
-    if facts.findings or facts.copied:
-        first = (*facts.findings, *(facts.copied or ()))[0]
-        count = len(facts.findings) + len(facts.copied or ())
-        return f"It is damaged in {count} {'place' if count == 1 else 'places'}: {first}."
+    if facts.findings:
+        count = len(facts.findings)
+        return f"It is damaged in {count} {'place' if count == 1 else 'places'}: {facts.findings[0]}."
     rows = kept(facts)
     if changed := [row.name for row in rows if any(cell.state == CHANGED for cell in row.cells)]:
         return f"Outputs have changed of {', '.join(changed)}."
@@ -215,23 +214,31 @@ def kept(facts: BankFacts) -> list[Kept]:
 
 def _kept(task: TaskFacts, history: Sequence[After]) -> Kept:
     name = task.measure
-    found = [after.scores.get(task.name, {}).get(name, Interval(None)) for after in history]
-    digests = [after.outputs.get(task.name, "") for after in history]
-    decimals = numbers.decimals_for([interval for interval in found if interval.value is not None])
-    first = next((place for place, digest in enumerate(digests) if digest), len(digests))
-    cells = []
-    for place, (interval, digest) in enumerate(zip(found, digests, strict=True)):
-        state = UNKNOWN
-        if digest and place > first:
-            state = SAME if digest == digests[first] else CHANGED
-        value = "" if interval.value is None else numbers.text(interval.value, decimals)
-        cells.append(Cell(value, state, digest))
+    looks = [after.looks.get(task.name) for after in history]
+    found = [look.scores.get(name, Interval(None)) if look else Interval(None) for look in looks]
     values = [interval.value for interval in found if interval.value is not None]
+    decimals = numbers.decimals_for([interval for interval in found if interval.value is not None])
+    first: dict[str, str] = {}
+    cells = []
+    for look, interval in zip(looks, found, strict=True):
+        value = "" if interval.value is None else numbers.text(interval.value, decimals)
+        cells.append(Cell(value, _state(look, first), look.digest if look else ""))
     loss = ""
     if len(values) > 1:
         worse = (values[0] - values[-1]) * glossary.measure(name)[1].direction
         loss = "0" if worse == 0 else numbers.text(worse, max(decimals, 3), signed=True)
     return Kept(task.name, glossary.measure(name)[1].title if name else "", tuple(cells), loss)
+
+
+def _state(look: Look | None, first: dict[str, str]) -> str:
+    """Compare a look with the first one on the same processor, which is noted."""
+    if look is None:
+        return UNKNOWN
+    if look.environment not in first:
+        elsewhere = bool(first)
+        first[look.environment] = look.digest
+        return ELSEWHERE if elsewhere else UNKNOWN
+    return SAME if look.digest == first[look.environment] else CHANGED
 
 
 def storage_chart(tasks: Sequence[TaskFacts]) -> Drawing | None:
@@ -267,7 +274,7 @@ def curve_charts(tasks: Sequence[TaskFacts]) -> list[Drawing]:
 def _traces(tasks: Sequence[TaskFacts], column: str) -> tuple[Trace, ...]:
     traces = []
     for place, task in enumerate(tasks):
-        pairs = [(numbers.number(r.get("images_seen")), numbers.number(r.get(column))) for r in task.curves]
+        pairs = [(row.get("images_seen"), row.get(column)) for row in task.curves]
         points = [(x / 1000, y) for x, y in pairs if x is not None and y is not None]
         if points:
             xs, ys = zip(*points, strict=True)
@@ -324,19 +331,3 @@ def _chips(facts: BankFacts) -> list[tuple[str, str]]:
         alone = len(facts.tasks) * full * FLOAT32_BYTES / 1e6
         chips.append(("Filters of models of their own", f"{alone:.1f} MB"))
     return chips
-
-
-def _recipes(tasks: Sequence[TaskFacts]) -> list[tuple[str, list[str]]]:
-    """Return the keys of the recipes, one cell a task; of those that are alike everywhere one cell."""
-    keys = dict.fromkeys(key for task in tasks for key in task.train)
-    rows = []
-    for key in keys:
-        cells = [_plain(task.train.get(key)) for task in tasks]
-        rows.append((key, cells[:1] if len(set(cells)) == 1 else cells))
-    return rows
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {found}" for key, found in value.items() if found is not None)
-    return numbers.NONE if value is None else str(value)
