@@ -127,7 +127,9 @@ def learn_task(
         loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
         history = loop.run()
         restore_kept(trainer, history.best_tensors)
-        scores = score_task(trainer.gan.generator_ema, images, _extractor(settings, "extractor"), settings)
+        scores = score_task(
+            trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
+        )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
         store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
@@ -143,7 +145,7 @@ def rank_inits(
     looking: Looking | None = None,
 ) -> StartRanking:
     """Order the starts that a new task could have; see :func:`rank_starts`, which says what it raises."""
-    extractor = _extractor(settings, "validation_extractor")
+    extractor = open_extractor(settings, "validation_extractor")
     device = pick_device(settings.runtime.device)
     return rank_starts(bank, name, images, settings.train, extractor, device, back, looking)
 
@@ -177,7 +179,7 @@ def score_bank(
     bank: Bank, tasks: Mapping[str, TaskImages], settings: Settings
 ) -> dict[str, dict[str, Estimate]]:
     """Score every task of a bank whose images are given, as it is stored now."""
-    extractor = _extractor(settings, "extractor")
+    extractor = open_extractor(settings, "extractor")
     device = pick_device(settings.runtime.device)
     return {
         task.name: score_task(
@@ -228,14 +230,15 @@ def _judge(images: TaskImages, settings: Settings) -> tuple[TranslationJudge, li
         )
     if images.data.kind == "paired":
         return PairedJudge(part), warnings
-    return UnpairedJudge(part, _extractor(settings, "validation_extractor")), warnings
+    return UnpairedJudge(part, open_extractor(settings, "validation_extractor")), warnings
 
 
 def _first(part: Part, count: int) -> Part:
     return Part(part.inputs[:count], part.targets[:count], part.names[:count], part.groups[:count])
 
 
-def _extractor(settings: Settings, key: str) -> Extractor:
+def open_extractor(settings: Settings, key: str) -> Extractor:
+    """Return the feature extractor that `settings.scores` names at `key`."""
     name = str(getattr(settings.scores, key))
     given = settings.runtime.inception_weights
     weights = Path(given) if given and name == "inception" else None
