@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,9 @@ from graftgan.metrics.features import Extractor, make_extractor
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.translation import l1_distances
+from graftgan.progress import PlainProgress
 from graftgan.stages.lifelong import Settings, learn_task, rank_inits
-from graftgan.stages.warm_starts import Looking, StartRanking, rank_starts
+from graftgan.stages.warm_starts import Looking, NewTask, StartRanking, rank_starts
 from graftgan.training.translators import translate
 from tests.bank.banks import SIZE_PX, TINY, contents, grown
 
@@ -76,7 +78,7 @@ def near_to(bank: Bank, near: str, kind: str = "paired", validation: int = 24) -
 
 
 def ranked(bank: Bank, images: TaskImages, extractor: Extractor, looking: Looking = LOOKING) -> StartRanking:
-    return rank_starts(bank, "new", images, TRAIN, extractor, CPU, looking=looking)
+    return rank_starts(bank, NewTask("new", images, TRAIN), extractor, CPU, looking=looking)
 
 
 @pytest.mark.parametrize("near", ["t1", "t2", "t3"])
@@ -133,7 +135,8 @@ def test_equal_starts_are_tied_and_a_warm_one_comes_before_a_random_one(
     for name, init in (("one", "random"), ("two", "warm:one")):
         finish(twins, begin(twins, name, init, seed=1), size_px=SIZE_PX)
     slow = TRAIN.model_copy(update={"lr": 1e-12})
-    ranking = rank_starts(twins, "new", near_to(twins, "one"), slow, extractor, CPU, looking=LOOKING)
+    new = NewTask("new", near_to(twins, "one"), slow)
+    ranking = rank_starts(twins, new, extractor, CPU, looking=LOOKING)
     assert set(ranking.tied) == {"warm:one", "warm:two"}
     assert ranking.starts[2].init == "random"
     assert "not clearly better or worse than warm:" in ranking.why
@@ -155,20 +158,30 @@ def test_unpaired_tasks_are_ranked_by_kid_with_their_ways_back(
 ) -> None:
     back = grown(tmp_path / "back", ["random"])
     images = near_to(bank, "t2", kind="unpaired")
-    ranking = rank_starts(bank, "new", images, TRAIN, extractor, CPU, back, LOOKING)
+    ranking = rank_starts(bank, NewTask("new", images, TRAIN), extractor, CPU, back, LOOKING)
     assert ranking.measure == "kid" and ranking.chosen == "warm:t2"
     assert set(ranking.starts[0].scores) == {"recall", "kid"}
     with pytest.raises(ConfigError, match="generator for each direction"):
-        rank_starts(bank, "new", images, TRAIN, extractor, CPU, looking=LOOKING)
+        rank_starts(bank, NewTask("new", images, TRAIN), extractor, CPU, looking=LOOKING)
 
 
 def test_what_cannot_be_ranked_is_refused(bank: Bank, extractor: Extractor) -> None:
     images = near_to(bank, "t1")
     with pytest.raises(ConfigError, match="has a task 't1'"):
-        rank_starts(bank, "t1", images, TRAIN, extractor, CPU, looking=LOOKING)
+        rank_starts(bank, NewTask("t1", images, TRAIN), extractor, CPU, looking=LOOKING)
     few = replace(images, parts={"train": part(bank, "t1", 8, 1)})
     with pytest.raises(DataError, match="8 training images are too few to rank starts"):
         ranked(bank, few, extractor)
+
+
+def test_probes_show_how_far_they_are(bank: Bank, extractor: Extractor) -> None:
+    shown = io.StringIO()
+    new = NewTask("new", near_to(bank, "t1"), TRAIN)
+    rank_starts(bank, new, extractor, CPU, looking=LOOKING, progress=PlainProgress(shown))
+    done = [line for line in shown.getvalue().splitlines() if "100 %" in line]
+    assert [line.split(",")[0] for line in done] == [
+        f"probe of {init}: 6/6 images (100 %)" for init in ("warm:t1", "warm:t2", "warm:t3", "random")
+    ]
 
 
 def test_auto_learns_from_the_start_that_is_best_and_says_why(

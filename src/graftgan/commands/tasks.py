@@ -148,7 +148,8 @@ def tasks_rank(name: str, folder: Path, back: Path | None, **given: Any) -> None
     ways_back = None
     if images.data.kind == "unpaired":
         ways_back = Bank(back or folder.with_name(f"{folder.name}-back"))
-    ranking = rank_inits(bank, name, images, settings, ways_back, looking)
+    with surroundings(folder, "auto") as ctx:
+        ranking = rank_inits(bank, name, images, settings, ways_back, looking, ctx.progress)
     if given["as_json"]:
         click.echo(canonical_json(ranking.to_dict()))
         return

@@ -27,8 +27,9 @@ from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_scores
+from graftgan.progress import Progress
 from graftgan.reporting.sheets import sheet
-from graftgan.stages.warm_starts import AUTO, Looking, StartRanking, rank_starts
+from graftgan.stages.warm_starts import AUTO, Looking, NewTask, StartRanking, rank_starts
 from graftgan.training.loop import History
 from graftgan.training.state import StateStore
 from graftgan.training.translation import TranslationTrainer, make_trainer
@@ -115,7 +116,7 @@ def learn_task(
             _take_back(bank, second, name)
         ranking = None
         if settings.init == AUTO:
-            ranking = rank_inits(bank, name, images, settings, second)
+            ranking = rank_inits(bank, name, images, settings, second, progress=ctx.progress)
             settings = replace(settings, init=ranking.chosen)
         begun = begin(bank, name, settings.init, settings.train.seed)
         begun_back = None if second is None else _begin_back(second, name, settings)
@@ -143,11 +144,13 @@ def rank_inits(
     settings: Settings,
     back: Bank | None = None,
     looking: Looking | None = None,
+    progress: Progress | None = None,
 ) -> StartRanking:
     """Order the starts that a new task could have; see :func:`rank_starts`, which says what it raises."""
     extractor = open_extractor(settings, "validation_extractor")
     device = pick_device(settings.runtime.device)
-    return rank_starts(bank, name, images, settings.train, extractor, device, back, looking)
+    new = NewTask(name, images, settings.train)
+    return rank_starts(bank, new, extractor, device, back, looking, progress)
 
 
 def score_task(

@@ -24,6 +24,7 @@ from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.translation import grouped_mean, paired_scores
+from graftgan.progress import Progress
 from graftgan.training.loop import Measurement
 from graftgan.training.translation import TranslationTrainer, make_trainer
 from graftgan.training.translation_loop import PairedJudge, TranslationJudge, UnpairedJudge, can_judge
@@ -49,6 +50,21 @@ class Looking:
     images: int = 256
     probe_steps: int = 40
     recall_neighbours: int = 3
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A task that is to be added.
+
+    Attributes:
+        name: Its name.
+        images: Its images.
+        train: Its recipe, which probes follow at its first learning rate.
+    """
+
+    name: str
+    images: TaskImages
+    train: Translate
 
 
 @dataclass(frozen=True)
@@ -116,13 +132,12 @@ class StartRanking:
 
 def rank_starts(
     bank: Bank,
-    name: str,
-    images: TaskImages,
-    train: Translate,
+    new: NewTask,
     extractor: Extractor,
     device: torch.device,
     back: Bank | None = None,
     looking: Looking | None = None,
+    progress: Progress | None = None,
 ) -> StartRanking:
     """Order a random start and a warm start from every task of a bank, best first.
 
@@ -131,13 +146,12 @@ def rank_starts(
 
     Args:
         bank: The bank; it is only read.
-        name: Name of the new task.
-        images: Its images.
-        train: The recipe that the probes follow at their first learning rate.
+        new: The new task.
         extractor: What features are.
         device: Where to compute.
         back: Bank of the ways back, for unpaired tasks.
         looking: How closely to look.
+        progress: Where the probes show how far they are; None shows nothing.
 
     Raises:
         ConfigError: The name is taken, or an unpaired task has no bank for its way back.
@@ -145,20 +159,20 @@ def rank_starts(
         CheckpointError: A file of the bank is damaged.
     """
     looking = looking or Looking()
-    bank.check_new(name)
+    bank.check_new(new.name)
     if not bank.tasks:
         why = f"{RANDOM}: the bank has no task to start from."
         return StartRanking((Start(RANDOM, {}),), (RANDOM,), "none", 0, 0, 0, why)
-    shown, held_out = _parts(images, looking)
+    kind = new.images.data.kind
+    shown, held_out = _parts(new.images, looking)
     starts = [
-        Start(f"{WARM}{task.name}", _nearness(bank, task.name, shown, images.data.kind, extractor, looking))
+        Start(f"{WARM}{task.name}", _nearness(bank, task.name, shown, kind, extractor, looking))
         for task in bank.tasks
     ]
     if looking.probe_steps:
-        judge = _judge(images.data.kind, held_out, extractor)
-        prober = _Prober(bank, back, name, images.data.kind, shown, train, device, judge)
+        prober = _Prober(bank, back, new, shown, device, _judge(kind, held_out, extractor), progress)
         starts = prober.probe([*starts, Start(RANDOM, {})], looking.probe_steps)
-    return _ranked(starts, images.data.kind, len(shown.inputs), len(held_out.inputs), looking.probe_steps)
+    return _ranked(starts, kind, len(shown.inputs), len(held_out.inputs), looking.probe_steps)
 
 
 def _parts(images: TaskImages, looking: Looking) -> tuple[Part, Part]:
@@ -226,12 +240,11 @@ class _Prober:
 
     bank: Bank
     back: Bank | None
-    name: str
-    kind: Kind
+    new: NewTask
     part: Part
-    train: Translate
     device: torch.device
     judge: TranslationJudge
+    progress: Progress | None
 
     def probe(self, starts: Sequence[Start], steps: int) -> list[Start]:
         """Return the starts with their probes."""
@@ -256,21 +269,29 @@ class _Prober:
             trainer = self._trainer(init)
             before = self.judge.measure(trainer.gan.generator)
             trainer.set_rate(0.0)
-            for _ in range(steps):
-                trainer.step()
+            self._train(trainer, init, steps)
             # The average of a recipe that has one remembers the start for longer than a probe lasts.
             return before, self.judge.measure(trainer.gan.generator)
 
+    def _train(self, trainer: TranslationTrainer, init: str, steps: int) -> None:
+        batch = self.new.train.batch
+        bar = self.progress.task(f"probe of {init}", steps * batch) if self.progress else None
+        for _ in range(steps):
+            trainer.step()
+            if bar:
+                bar.advance(batch)
+        if bar:
+            bar.close()
+
     def _trainer(self, init: str) -> TranslationTrainer:
-        seed = self.train.seed
-        generator = begin(self.bank, self.name, init, seed).generator
-        way_back = None
-        if self.kind == "unpaired" and self.back is not None:
+        name, train, kind = self.new.name, self.new.train, self.new.images.data.kind
+        generator, way_back = begin(self.bank, name, init, train.seed).generator, None
+        if kind == "unpaired" and self.back is not None:
             known = any(f"{WARM}{task.name}" == init for task in self.back.tasks)
-            way_back = begin(self.back, self.name, init if known else RANDOM, seed + 1).generator
+            way_back = begin(self.back, name, init if known else RANDOM, train.seed + 1).generator
         resolution = self.part.targets.shape[1]
-        networks = make_translators(self.kind, generator, self.train, resolution, way_back)
-        return make_trainer(self.kind, networks, self.part, self.train, self.device)
+        networks = make_translators(kind, generator, train, resolution, way_back)
+        return make_trainer(kind, networks, self.part, train, self.device)
 
     def _estimate(self, mine: torch.Tensor) -> Estimate:
         if isinstance(self.judge, UnpairedJudge):
