@@ -5,7 +5,7 @@ forgets), and by Piggyback GAN at several lambda, started at random and warm fro
 puts first. All have one generator, recipe and budget. Test images are scored; finished tasks are kept in
 `--work` and not repeated, and a stopped one goes on where it was.
 
-    python benchmarks/lifelong.py [--kimg 3.6] [--shares 0.125 0.25 0.5 1] [--workers 2]
+    python benchmarks/lifelong.py [--kimg 3] [--shares 0.125 0.25 0.5 1] [--workers 2]
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_values, summarised
 from graftgan.parallel import run_all
-from graftgan.reporting.bank_facts import read_facts
+from graftgan.reporting.bank_facts import Results, read_facts
 from graftgan.reporting.bank_page import render
 from graftgan.reporting.sheets import save_png
 from graftgan.stages.lifelong import Settings, example_sheet, learn_task, rank_inits
@@ -90,7 +90,7 @@ class Setting:
     def settings(self, init: str, seed: int) -> Settings:
         """Return how a task is learnt."""
         recipe = {**self.recipe, "budget": {"kimg": self.kimg}, "seed": seed}
-        recipe["evaluate_every_kimg"] = self.kimg / 4
+        recipe["evaluate_every_kimg"] = self.kimg / 2
         scores = TranslationScores(
             extractor=self.extractor, validation_extractor=self.extractor, max_images=TEST_IMAGES
         )
@@ -289,14 +289,14 @@ def report(chain: Chain, records: Mapping[str, list[dict[str, Any]]], out: Path)
         rows.append({"after": name, "tasks": looks})
     write_json(out / "scores.json", {"rows": rows})
     bank = Bank(chain.folder / "bank")
-    title = f"Five tasks at lambda {chain.share:g}"
-    write_text(out / "report.html", render(read_facts(bank, out, tuple(map(str, verify(bank)))), title))
+    facts = read_facts(bank, Results.below(out), tuple(map(str, verify(bank))))
+    write_text(out / "report.html", render(facts, f"Five tasks at lambda {chain.share:g}"))
 
 
 def main() -> None:
     """Run everything that is missing, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kimg", type=float, default=3.6, help="images a task is trained on, in thousands")
+    parser.add_argument("--kimg", type=float, default=3.0, help="images a task is trained on, in thousands")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1.0], help="lambdas")
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "lifelong")
     parser.add_argument("--workers", type=int, default=2)

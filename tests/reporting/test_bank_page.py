@@ -27,7 +27,7 @@ from graftgan.data.pairs import TaskImages, load_task
 from graftgan.errors import MissingInput
 from graftgan.lifelong_config import TaskData, Translate, TranslationScores
 from graftgan.metrics.intervals import Estimate
-from graftgan.reporting.bank_facts import After, BankFacts, Look, TaskFacts, read_facts
+from graftgan.reporting.bank_facts import After, BankFacts, Look, Results, TaskFacts, read_facts
 from graftgan.reporting.bank_page import (
     BETTER,
     CHANGED,
@@ -132,7 +132,7 @@ def digest(generator: torch.nn.Module, images: TaskImages) -> str:
 
 @pytest.fixture
 def facts(learnt: Path) -> BankFacts:
-    return read_facts(Bank(learnt / "bank"), learnt, ())
+    return read_facts(Bank(learnt / "bank"), Results.below(learnt), ())
 
 
 def with_history(
@@ -258,24 +258,24 @@ def test_a_bank_alone_has_a_report_too(tmp_path: Path) -> None:
 def test_files_of_another_bank_or_damaged_ones_are_refused(learnt: Path, tmp_path: Path) -> None:
     bank = Bank(learnt / "bank")
     with pytest.raises(MissingInput, match="not a folder"):
-        read_facts(bank, tmp_path / "gone", ())
+        Results.below(tmp_path / "gone")
     write_json(tmp_path / "scores.json", {"rows": [{"after": "other", "tasks": {}}]})
     with pytest.raises(MissingInput, match="the task other, which"):
-        read_facts(bank, tmp_path, ())
+        read_facts(bank, Results.below(tmp_path), ())
     write_json(tmp_path / "scores.json", [])
     with pytest.raises(MissingInput, match="holds a list, not an object"):
-        read_facts(bank, tmp_path, ())
+        read_facts(bank, Results.below(tmp_path), ())
     write_json(tmp_path / "scores.json", {"rows": [{"after": "grey", "tasks": {"grey": {"scores": 1}}}]})
     with pytest.raises(MissingInput, match="no table of scores"):
-        read_facts(bank, tmp_path, ())
+        read_facts(bank, Results.below(tmp_path), ())
     (tmp_path / "scores.json").write_text("{")
     with pytest.raises(MissingInput, match="not valid JSON"):
-        read_facts(bank, tmp_path, ())
+        read_facts(bank, Results.below(tmp_path), ())
     (tmp_path / "scores.json").unlink()
     (tmp_path / "tasks" / "grey").mkdir(parents=True)
     (tmp_path / "tasks" / "grey" / "curves.csv").write_text("images_seen,loss_g\n2,x\n")
     with pytest.raises(MissingInput, match="not a number"):
-        read_facts(bank, tmp_path, ())
+        read_facts(bank, Results.below(tmp_path), ())
 
 
 def test_the_command_checks_the_bank_and_writes_the_page(learnt: Path, tmp_path: Path) -> None:

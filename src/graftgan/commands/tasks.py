@@ -217,11 +217,11 @@ def tasks_report(folder: Path, results: Path | None, out: Path, title: str) -> N
     """Write a report of the bank as one HTML file; all digests and outputs are checked for it."""
     from graftgan.bank.tasks import verify
     from graftgan.contract import write_text
-    from graftgan.reporting.bank_facts import read_facts
+    from graftgan.reporting.bank_facts import Results, read_facts
     from graftgan.reporting.bank_page import render
 
     bank = open_bank(folder)
-    facts = read_facts(bank, results, tuple(map(str, verify(bank))))
+    facts = read_facts(bank, Results.below(results) if results else None, tuple(map(str, verify(bank))))
     write_text(out, render(facts, title))
     click.echo(f"{out}: {len(facts.tasks)} tasks, {out.stat().st_size / 1e6:.1f} MB")
 

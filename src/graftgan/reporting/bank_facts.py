@@ -34,6 +34,32 @@ Scores = Mapping[str, Interval]
 
 
 @dataclass(frozen=True)
+class Results:
+    """Where the files lie that learning left.
+
+    Attributes:
+        tasks: Folder with one folder a task.
+        scores: The table of scores.
+        proof: The proof that no task has changed.
+    """
+
+    tasks: Path
+    scores: Path
+    proof: Path
+
+    @classmethod
+    def below(cls, folder: Path) -> Results:
+        """Return the places below a folder such as `out/lifelong`.
+
+        Raises:
+            MissingInput: It is no folder.
+        """
+        if not folder.is_dir():
+            raise MissingInput(f"{folder} is not a folder", "give the folder of the results, or none")
+        return cls(folder / TASKS, folder / SCORES, folder / PROOF)
+
+
+@dataclass(frozen=True)
 class TaskFacts:
     """One task.
 
@@ -130,25 +156,27 @@ class BankFacts:
     stored_bytes: int
 
 
-def read_facts(bank: Bank, results: Path | None, findings: tuple[str, ...]) -> BankFacts:
+def read_facts(bank: Bank, results: Results | None, findings: tuple[str, ...]) -> BankFacts:
     """Read what there is to tell.
 
     Args:
         bank: The bank.
-        results: Folder with the files that learning left; None tells what the bank alone knows.
+        results: The files that learning left; None tells what the bank alone knows.
         findings: What `verify` finds now.
 
     Raises:
-        MissingInput: The folder does not exist, or a file in it is damaged or of another bank.
+        MissingInput: A file is damaged or of another bank.
     """
-    if results is not None and not results.is_dir():
-        raise MissingInput(f"{results} is not a folder", "give the folder of the results, or none")
-    scores, proof = (_read(results / name if results else None) for name in (SCORES, PROOF))
-    tasks = tuple(_task(task, cost, results) for task, cost in zip(bank.tasks, costs(bank), strict=True))
-    history = tuple(_after(row, results) for row in scores.get("rows") or ())
+    scores = _read(results.scores if results else None)
+    proof = _read(results.proof if results else None)
+    folders = {task.name: results.tasks / task.name if results else None for task in bank.tasks}
+    tasks = tuple(
+        _task(task, cost, folders[task.name]) for task, cost in zip(bank.tasks, costs(bank), strict=True)
+    )
+    history = tuple(_after(row) for row in scores.get("rows") or ())
     known = {task.name for task in tasks}
     if strange := sorted({after.task for after in history} - known):
-        raise MissingInput(f"{results} tells of the task {strange[0]}, which {bank.folder} has not", REMEDY)
+        raise MissingInput(f"{SCORES} tells of the task {strange[0]}, which {bank.folder} has not", REMEDY)
     before = [text for its in (proof.get("banks") or {}).values() for text in its.get("findings") or ()]
     size = sum(path.stat().st_size for path in bank.folder.rglob("*") if path.is_file())
     return BankFacts(
@@ -171,8 +199,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     return found
 
 
-def _task(task: Task, cost: Cost, results: Path | None) -> TaskFacts:
-    folder = results / TASKS / task.name if results else None
+def _task(task: Task, cost: Cost, folder: Path | None) -> TaskFacts:
     raw, alone = (_read(folder / name if folder else None) for name in (RESULT, STANDALONE))
     measured = _scores(raw.get("scores"))
     return TaskFacts(
@@ -210,7 +237,7 @@ def _curves(path: Path) -> tuple[dict[str, float | None], ...]:
         raise MissingInput(f"{path} holds something that is not a number", REMEDY) from None
 
 
-def _after(row: Any, results: Path | None) -> After:
+def _after(row: Any) -> After:
     try:
         looks = {
             str(name): Look(
@@ -222,4 +249,4 @@ def _after(row: Any, results: Path | None) -> After:
         }
         return After(str(row["after"]), looks)
     except (KeyError, TypeError, AttributeError):
-        raise MissingInput(f"{results}: {SCORES} is no table of scores", REMEDY) from None
+        raise MissingInput(f"{SCORES} is no table of scores", REMEDY) from None
