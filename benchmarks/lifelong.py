@@ -46,6 +46,7 @@ from graftgan.reporting.bank_facts import Results, read_facts
 from graftgan.reporting.bank_page import render
 from graftgan.reporting.sheets import save_png
 from graftgan.stages.lifelong import Settings, example_sheet, learn_task, rank_inits
+from graftgan.stages.warm_starts import Looking
 from graftgan.training.translators import translate
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -73,6 +74,7 @@ class Setting:
         spec: The generator.
         recipe: Keys of the recipe.
         extractor: What features are.
+        looking: How closely starts are looked at.
     """
 
     kimg: float
@@ -80,11 +82,13 @@ class Setting:
     spec: TranslatorSpec = SPEC
     recipe: Mapping[str, Any] = field(default_factory=lambda: RECIPE)
     extractor: str = EXTRACTOR
+    looking: Looking = field(default_factory=Looking)
 
     @property
     def key(self) -> str:
         """Name of the folder of what was made so."""
         told = [self.tasks, self.spec.to_dict(), self.recipe, self.extractor, TEST_IMAGES]
+        told.append(vars(self.looking))
         return f"{self.kimg:g}kimg-{digest_text(canonical_json(told))[:8]}"
 
     def settings(self, init: str, seed: int) -> Settings:
@@ -187,7 +191,8 @@ def _start(chain: Chain, bank: Bank, name: str, images: TaskImages) -> dict[str,
     if chain.start == PREVIOUS:
         return {"init": f"{WARM}{bank.tasks[-1].name}"}
     before = time.monotonic()
-    ranking = rank_inits(bank, name, images, chain.setting.settings(RANDOM, chain.seed))
+    setting = chain.setting
+    ranking = rank_inits(bank, name, images, setting.settings(RANDOM, chain.seed), looking=setting.looking)
     warm = next(start.init for start in ranking.starts if start.init != RANDOM)
     told = {"chosen": ranking.chosen, "tied": list(ranking.tied), "why": ranking.why}
     return {"init": warm, "ranked": told, "rank_s": time.monotonic() - before}

@@ -16,6 +16,7 @@ from graftgan.bank.tasks import load_task as stored_generator
 from graftgan.context import Context
 from graftgan.contract import read_json
 from graftgan.metrics.translation import grouped_mean, l1_distances
+from graftgan.stages.warm_starts import Looking
 from graftgan.training.translators import translate
 from tests.bank.banks import TINY
 
@@ -25,6 +26,7 @@ import lifelong
 import lifelong_table as tables
 
 SIDE = 16
+LOOKING = Looking(images=30, probe_steps=2)
 NAMES = ("grey", "edges", "lowres")
 
 
@@ -46,7 +48,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> lifelong.Setting:
     torch.jit.script(Colours()).save(str(weights))
     tasks = {name: {"target": str(place), "make": name, "resolution": SIDE} for name in NAMES}
     recipe = {"batch": 2, "ndf": 4, "precision": "fp32"}
-    return lifelong.Setting(0.008, tasks, TINY, recipe, f"torchscript:{weights}?px=16")
+    return lifelong.Setting(0.008, tasks, TINY, recipe, f"torchscript:{weights}?px=16", LOOKING)
 
 
 @pytest.fixture(scope="module")
