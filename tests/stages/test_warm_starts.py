@@ -23,11 +23,12 @@ from graftgan.lifelong_config import TaskData, Translate, TranslationScores
 from graftgan.metrics.features import Extractor, make_extractor
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import recall
-from graftgan.metrics.translation import l1_distances
+from graftgan.metrics.translation import grouped_mean, l1_distances
 from graftgan.progress import PlainProgress
 from graftgan.stages.lifelong import Settings, learn_task, rank_inits
 from graftgan.stages.warm_starts import Looking, NewTask, StartRanking, rank_starts
-from graftgan.training.translators import translate
+from graftgan.training.translation import PairedTrainer
+from graftgan.training.translators import make_translators, translate
 from tests.bank.banks import SIZE_PX, TINY, contents, grown
 
 CPU = torch.device("cpu")
@@ -126,6 +127,24 @@ def test_a_ranking_is_the_same_twice_and_changes_neither_bank_nor_random_numbers
     assert canonical_json(first.to_dict()) == canonical_json(again.to_dict())
     assert contents(bank.folder) == before
     assert json.loads(canonical_json(first.to_dict()))["starts"][0]["init"] == "warm:t3"
+
+
+def test_a_probe_is_that_many_steps_of_the_recipe_from_the_start(bank: Bank, extractor: Extractor) -> None:
+    images = near_to(bank, "t2")
+    ranking = ranked(bank, images, extractor)
+    held_out, after = images.part("validation"), {}
+    for init in ("warm:t1", "warm:t2"):
+        networks = make_translators("paired", begin(bank, "x", init, TRAIN.seed).generator, TRAIN, SIZE_PX)
+        trainer = PairedTrainer(networks, images.part("train"), TRAIN, CPU)
+        trainer.set_rate(0.0)
+        for _ in range(LOOKING.probe_steps):
+            trainer.step()
+        after[init] = l1_distances(translate(networks.generator, held_out.inputs), held_out.targets)
+    probes = {start.init: start.probe for start in ranking.starts}
+    for init, distances in after.items():
+        probe = probes[init]
+        assert probe is not None and probe.after == grouped_mean(distances, held_out.groups)
+        assert probe.behind == grouped_mean(distances - after["warm:t2"], held_out.groups)
 
 
 def test_equal_starts_are_tied_and_a_warm_one_comes_before_a_random_one(
