@@ -161,3 +161,4 @@ def test_the_report_of_a_chain_compares_with_models_of_their_own(
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "in 3 of 3 comparisons" in page and "of 3 score no worse than the interval" in page
     assert page.count("Model of its own") == 3 and "no pictures" not in page
+    assert "There are no training curves." not in page

@@ -217,8 +217,8 @@ def test_a_score_is_compared_with_the_interval_of_a_model_of_its_own(facts: Bank
 def test_charts_have_the_values_of_the_bank_and_of_the_training(facts: BankFacts) -> None:
     storage = storage_chart(facts.tasks)
     assert storage is not None
-    assert list(storage.chart.traces[0].y) == [cost.cumulative_ratio for cost in costs(facts.bank)]
-    assert list(storage.chart.traces[1].y) == [1.0, 2.0]
+    assert list(storage.chart.traces[0].y) == [0.0, *(cost.cumulative_ratio for cost in costs(facts.bank))]
+    assert list(storage.chart.traces[1].y) == [0.0, 1.0, 2.0]
     assert storage_chart(facts.tasks[:1]) is None
     charts = {chart.chart.title: chart.chart for chart in curve_charts(facts.tasks)}
     rows = [row for row in facts.tasks[1].curves if row["l1_validation"] is not None]

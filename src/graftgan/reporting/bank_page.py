@@ -16,6 +16,7 @@ from graftgan.reporting.linechart import PALETTE, Chart, Drawing, Trace, drawing
 from graftgan.reporting.numbers import Bar, Interval, Scale
 
 FLOAT32_BYTES = 4
+SPLITS = ("train", "validation", "test")
 WITHIN, BETTER, WORSE = "within its interval", "better", "worse"
 PILLS = {WITHIN: "good", BETTER: "good", WORSE: "bad"}
 SAME, CHANGED, ELSEWHERE, UNKNOWN = "same bits", "changed", "other processor", ""
@@ -243,8 +244,8 @@ def _state(look: Look | None, first: dict[str, str]) -> str:
 
 def storage_chart(tasks: Sequence[TaskFacts]) -> Drawing | None:
     """Return the size of the bank beside that of models of their own, task by task, in whole generators."""
-    steps = [float(task.cost.index) for task in tasks]
-    bank = [task.cost.cumulative_ratio for task in tasks]
+    steps = [0.0, *(float(task.cost.index) for task in tasks)]
+    bank = [0.0, *(task.cost.cumulative_ratio for task in tasks)]
     traces = (
         Trace("this bank", steps, bank, PALETTE[0]),
         Trace("a model for each task", steps, steps, PALETTE[1], dashed=True),
@@ -296,7 +297,7 @@ def _view(task: TaskFacts, place: int) -> TaskView:
 def _about(task: TaskFacts) -> list[tuple[str, str]]:
     cost, rows = task.cost, [("Images", described(task))]
     if task.images:
-        counts = [f"{numbers.count(count)} {split}" for split, count in task.images.items()]
+        counts = [f"{numbers.count(task.images[split])} {split}" for split in SPLITS if split in task.images]
         rows.append(("Split", ", ".join(counts)))
     rows += [
         ("Start", task.stored.init),
