@@ -120,7 +120,7 @@ def test_add_makes_a_bank_and_a_second_task_builds_on_it(
     before = contents(tmp_path / "bank")
     ranked = call("rank", "new", "--data", tmp_path / "new", *common, "--probe-steps", 2, "--images", 40)
     assert ranked.exception is None, ranked.exception
-    head, *rows, key, why = ranked.output.splitlines()
+    head, *rows, key, why = ranked.stdout.splitlines()
     assert head.split()[:4] == ["init", "start", "2", "steps"] and key == "* not clearly worse than the best"
     inits = [row.removeprefix("*").split()[0] for row in rows]
     assert set(inits) == {"random", "warm:grey", "warm:edges"} and why.startswith(
@@ -129,7 +129,7 @@ def test_add_makes_a_bank_and_a_second_task_builds_on_it(
     told = call(
         "rank", "new", "--data", tmp_path / "new", *common, "--probe-steps", 2, "--images", 40, "--json"
     )
-    found = json.loads(told.output)
+    found = json.loads(told.stdout)
     assert [start["init"] for start in found["starts"]] == inits and found["why"] == why
     assert found["images"] == 40
     assert contents(tmp_path / "bank") == before
