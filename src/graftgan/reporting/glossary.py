@@ -34,6 +34,14 @@ class Measure:
 _DISTANCE = "How far the generated images are from unseen real ones, in what a vision network sees"
 
 MEASURES = {
+    "l1": Measure(
+        "L1", "lower", "Mean difference of a pixel from the truth, as a share of the range; blur is cheap."
+    ),
+    "psnr": Measure("PSNR", "higher", "Logarithm of the squared error, in dB; 58.92 dB is no error at all."),
+    "cosine": Measure(
+        "Feature angle", "lower", "Angle between output and truth in what a vision network sees, 1 - cos."
+    ),
+    "l2": Measure("Feature distance", "lower", "Distance of output and truth in what a vision network sees."),
     "kid": Measure(
         "KID",
         "lower",
