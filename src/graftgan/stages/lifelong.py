@@ -79,7 +79,14 @@ class Learnt:
 
 
 def learn_task(
-    bank: Bank, name: str, images: TaskImages, settings: Settings, ctx: Context, back: Bank | None = None
+    bank: Bank,
+    name: str,
+    images: TaskImages,
+    settings: Settings,
+    ctx: Context,
+    back: Bank | None = None,
+    *,
+    keep_state: bool = False,
 ) -> Learnt:
     """Train a task to the end, score it on test images and add it to the bank.
 
@@ -93,6 +100,7 @@ def learn_task(
         settings: How.
         ctx: Surroundings of the stage; state is kept below `ctx.state`.
         back: Bank of the generators from targets to inputs, which unpaired tasks need.
+        keep_state: Leave the saved state where it is, for who must still put the bank in place.
 
     Raises:
         Interrupted: A signal came; the state is saved.
@@ -120,9 +128,12 @@ def learn_task(
         loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
         history = loop.run()
         restore_kept(trainer, history.best_tensors)
-        scores = score_task(trainer.gan.generator_ema, images, _extractor(settings, "extractor"), settings)
+        scores = score_task(
+            trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
+        )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
-        store.clear()
+        if not keep_state:
+            store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
     return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow))
 
@@ -135,9 +146,25 @@ def score_task(
     Raises:
         DataError: There are too few test images.
     """
-    part = _first(images.part("test"), settings.scores.max_images)
-    confidence = settings.scores.confidence
-    outputs = translate(generator, part.inputs)
+    part = test_part(images, settings.scores)
+    return score_outputs(translate(generator, part.inputs), images, extractor, settings.scores)
+
+
+def test_part(images: TaskImages, scores: TranslationScores) -> Part:
+    """Return the test images that scores are of."""
+    return _first(images.part("test"), scores.max_images)
+
+
+def score_outputs(
+    outputs: NDArray[np.uint8], images: TaskImages, extractor: Extractor, scores: TranslationScores
+) -> dict[str, Estimate]:
+    """Return the scores of what was made of the inputs of :func:`test_part`; see :func:`score_task`.
+
+    Raises:
+        DataError: There are too few test images.
+    """
+    part = test_part(images, scores)
+    confidence = scores.confidence
     found: dict[str, Estimate] = {}
     if images.data.kind == "paired":
         if not can_judge(part):
@@ -156,7 +183,7 @@ def score_bank(
     bank: Bank, tasks: Mapping[str, TaskImages], settings: Settings
 ) -> dict[str, dict[str, Estimate]]:
     """Score every task of a bank whose images are given, as it is stored now."""
-    extractor = _extractor(settings, "extractor")
+    extractor = open_extractor(settings, "extractor")
     device = pick_device(settings.runtime.device)
     return {
         task.name: score_task(
@@ -207,14 +234,15 @@ def _judge(images: TaskImages, settings: Settings) -> tuple[TranslationJudge, li
         )
     if images.data.kind == "paired":
         return PairedJudge(part), warnings
-    return UnpairedJudge(part, _extractor(settings, "validation_extractor")), warnings
+    return UnpairedJudge(part, open_extractor(settings, "validation_extractor")), warnings
 
 
 def _first(part: Part, count: int) -> Part:
     return Part(part.inputs[:count], part.targets[:count], part.names[:count], part.groups[:count])
 
 
-def _extractor(settings: Settings, key: str) -> Extractor:
+def open_extractor(settings: Settings, key: str) -> Extractor:
+    """Return the feature extractor that `settings.scores` names at `key`."""
     name = str(getattr(settings.scores, key))
     given = settings.runtime.inception_weights
     weights = Path(given) if given and name == "inception" else None
