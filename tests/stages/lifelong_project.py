@@ -45,7 +45,8 @@ def description(**sections: Any) -> dict[str, Any]:
         "tasks": tasks,
         "bank": {"generator": "resnet_6", "ngf": 2, "share": 0.5},
         "train": {
-            "budget": {"kimg": 0.008}, "batch": 2, "ndf": 4, "precision": "fp32", "evaluate_every_kimg": 0.004,
+            "budget": {"kimg": 0.008}, "batch": 2, "ndf": 4, "precision": "fp32",
+            "evaluate_every_kimg": 0.004,
         },
         "scores": {"extractor": extractor, "validation_extractor": extractor},
         "registry": {"name": "tiny-bank"},

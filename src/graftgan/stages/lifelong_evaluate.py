@@ -36,7 +36,7 @@ def run(
     bits. A task whose outputs are those of the row before, bit for bit, keeps its scores.
 
     Args:
-        inputs: Folder `learnt`, and the file `scores` of the stage before.
+        inputs: Folder `learnt`, and the file `before` with the scores up to the task before.
         params: `tasks.*.data`, `scores` and `runtime`.
         outputs: File `scores`: the same with a row more.
         ctx: Surroundings.
@@ -49,7 +49,7 @@ def run(
         MissingInput: The bank holds a task that the parameters do not have.
     """
     bank = Bank(inputs["learnt"] / BANK)
-    rows: list[dict[str, Any]] = read_json(inputs["scores"])["rows"]
+    rows: list[dict[str, Any]] = read_json(inputs["before"])["rows"]
     before = rows[-1]["tasks"] if rows else {}
     settings = Settings(params.train, params.scores, params.runtime)
     extractor = open_extractor(settings, "extractor")

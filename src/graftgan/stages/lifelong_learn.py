@@ -26,7 +26,7 @@ def run(
     """Learn the task `item`; interrupted, the same call goes on from the saved state.
 
     Args:
-        inputs: Folder `learnt`: banks and tasks so far; it is left as it is.
+        inputs: Folder `before`: banks and tasks so far; it is left as it is.
         params: `tasks.NAME`, `train`, `scores` and `runtime`.
         outputs: Folder `learnt`: the same with the new task.
         ctx: Surroundings.
@@ -42,7 +42,7 @@ def run(
     """
     torch.set_num_threads(params.runtime.threads)
     folder, task = outputs["learnt"], params.tasks[item]
-    hand_on(inputs["learnt"], folder)
+    hand_on(inputs["before"], folder)
     bank, back = Bank(folder / BANK), Bank(folder / BACK)
     images = load_task(task.data)
     ctx.tracker.log_dataset(item, images.digest, task.data.target, "training")

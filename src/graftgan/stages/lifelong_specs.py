@@ -52,7 +52,7 @@ def _learn(task: str, before: str) -> StageSpec:
     return StageSpec(
         name=f"learn-{task}",
         help=f"Learn the task {task} and add it to the bank.",
-        inputs={"learnt": f"{before}.learnt"},
+        inputs={"before": f"{before}.learnt"},
         outputs=(LEARNT,),
         params=(f"tasks.{task}", "train", "scores"),
         external=(f"tasks.{task}.data.input", f"tasks.{task}.data.target"),
@@ -66,7 +66,7 @@ def _evaluate(tasks: tuple[str, ...], learn: str, scored: str) -> StageSpec:
     return StageSpec(
         name=f"evaluate-{tasks[-1]}",
         help=f"Score every task of the bank after {tasks[-1]} was added.",
-        inputs={"learnt": f"{learn}.learnt", "scores": f"{scored}.scores"},
+        inputs={"learnt": f"{learn}.learnt", "before": f"{scored}.scores"},
         outputs=(SCORES,),
         params=(*(f"tasks.{task}.data" for task in tasks), "scores"),
         external=tuple(f"tasks.{task}.data.{key}" for task in tasks for key in ("input", "target")),
@@ -80,7 +80,7 @@ def _closing(learn: str, evaluate: str) -> tuple[StageSpec, ...]:
     verify = StageSpec(
         name="verify",
         help="Prove that no task has changed, and put the bank in place.",
-        inputs={"learnt": f"{learn}.learnt", "scores": f"{evaluate}.scores"},
+        inputs={"learnt": f"{learn}.learnt", "table": f"{evaluate}.scores"},
         outputs=VERIFIED,
         module="lifelong_verify",
         group=GROUP,

@@ -23,7 +23,7 @@ STATEMENT = (
 )
 ELSEWHERE = (
     "No stored byte of any task has changed. Stages ran on different processors or versions of torch, which "
-    "may round otherwise, so outputs were compared within each of them only: there they have the same digests."
+    "may round otherwise, so outputs were compared within each of them only: there their digests are equal."
 )
 
 
@@ -33,7 +33,7 @@ def run(
     """Copy the banks, verify the copies, and compare the outputs of each task after every addition.
 
     Args:
-        inputs: Folder `learnt` and file `scores`.
+        inputs: Folder `learnt`, and the file `table` with the scores after every addition.
         params: Nothing of them.
         outputs: Folders `bank`, `back` and `tasks`, files `scores` and `proof`.
         ctx: Surroundings.
@@ -51,7 +51,7 @@ def run(
     banks = {BANK: Bank(outputs["bank"]), BACK: Bank(outputs["back"])}
     for name, bank in banks.items():
         refuse(name, verify(bank))
-    table = read_json(inputs["scores"])
+    table = read_json(inputs["table"])
     write_json(outputs["scores"], table)
     tasks = [prove(task, table["rows"]) for task in banks[BANK].tasks]
     forgetting = max((entry["largest_change"] for entry in tasks), default=0.0)
