@@ -48,6 +48,7 @@ bench: setup ## all benchmarks that need no GPU; hours
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
 	$(THREADS) $(BIN)/python benchmarks/selection.py
 	$(THREADS) $(BIN)/python benchmarks/methods.py
+	$(THREADS) $(BIN)/python benchmarks/lifelong.py
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_scores
+from graftgan.progress import Progress
 from graftgan.reporting.sheets import sheet
+from graftgan.stages.warm_starts import AUTO, Looking, NewTask, StartRanking, rank_starts
 from graftgan.training.loop import History
 from graftgan.training.state import StateStore
 from graftgan.training.translation import TranslationTrainer, make_trainer
@@ -52,7 +54,7 @@ class Settings:
         train: The recipe.
         scores: The final scores.
         runtime: Device, and how often state is saved.
-        init: `random` or `warm:TASK`.
+        init: `random`, `warm:TASK`, or `auto` for the best of them; see :func:`rank_inits`.
     """
 
     train: Translate
@@ -70,12 +72,14 @@ class Learnt:
         history: Curves and validation scores.
         scores: Scores of test images, from inputs to targets.
         warnings: Sentences for people.
+        ranking: How the start was chosen; None where it was named.
     """
 
     task: Task
     history: History
     scores: dict[str, Estimate]
     warnings: tuple[str, ...]
+    ranking: StartRanking | None = None
 
 
 def learn_task(
@@ -118,6 +122,10 @@ def learn_task(
         if second is not None:
             locks.enter_context(second.alone())
             _take_back(bank, second, name)
+        ranking = None
+        if settings.init == AUTO:
+            ranking = rank_inits(bank, name, images, settings, second, progress=ctx.progress)
+            settings = replace(settings, init=ranking.chosen)
         begun = begin(bank, name, settings.init, settings.train.seed)
         begun_back = None if second is None else _begin_back(second, name, settings)
         trainer, warnings = _trainer(begun, begun_back, images, settings)
@@ -135,7 +143,23 @@ def learn_task(
         if not keep_state:
             store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
-    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow))
+    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow), ranking)
+
+
+def rank_inits(
+    bank: Bank,
+    name: str,
+    images: TaskImages,
+    settings: Settings,
+    back: Bank | None = None,
+    looking: Looking | None = None,
+    progress: Progress | None = None,
+) -> StartRanking:
+    """Order the starts that a new task could have; see :func:`rank_starts`, which says what it raises."""
+    extractor = open_extractor(settings, "validation_extractor")
+    device = pick_device(settings.runtime.device)
+    new = NewTask(name, images, settings.train)
+    return rank_starts(bank, new, extractor, device, back, looking, progress)
 
 
 def score_task(
