@@ -134,8 +134,9 @@ class LifelongTask(Section):
     """One task of the list."""
 
     data: TaskData = Field(description="Its images.")
-    init: Annotated[str, Field(pattern=r"^(random|warm:[A-Za-z0-9][A-Za-z0-9_-]{0,63})$")] = Field(
-        "random", description="random, or warm:TASK to start as an earlier task."
+    init: Annotated[str, Field(pattern=r"^(random|auto|warm:[A-Za-z0-9][A-Za-z0-9_-]{0,63})$")] = Field(
+        "random",
+        description="random, warm:TASK to start as an earlier task, or auto for the start that ranks first.",
     )
     train: dict[str, Any] = Field(
         default_factory=dict, description="Keys of `train` that this task has otherwise."

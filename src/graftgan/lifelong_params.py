@@ -114,7 +114,7 @@ def _assigned(raw: Any, assignments: Sequence[str], origin: str) -> LifelongPara
             raise ConfigError(f"--set {assignment!r} has no '='", "write --set key=value")
         section, _, rest = key.strip().partition(".")
         tasks = raw.get("tasks") or {}
-        if section == "tasks" and rest.split(".")[0] not in tasks:
+        if section == "tasks" and rest and rest.split(".")[0] not in tasks:
             raise ConfigError(
                 f"--set {key}: {origin} has no such task", f"the tasks are {', '.join(tasks) or 'none'}"
             )

@@ -113,6 +113,9 @@ def test_every_task_is_scored_after_every_addition_and_nothing_is_forgotten(proj
     }
     assert all(len(set(found.values())) == 1 for found in digests.values())
     assert "forgetting is 0" in (OUT / "report" / "verdict.md").read_text()
+    page = (OUT / "report" / "report.html").read_text()
+    assert page.count("same bits") >= 3 and page.count("data:image/png") >= 3
+    assert all(name in page for name in TASKS)
 
 
 def test_a_second_run_does_nothing_and_a_dry_run_says_so(project: Path) -> None:
@@ -139,6 +142,12 @@ def test_a_recipe_of_one_task_reruns_it_and_what_builds_on_it(project: Path) -> 
     done("run", "--set", "tasks.edges.train={lr: 0.01}")
     assert "learn-grey" not in ran(before) and "evaluate-grey" not in ran(before)
     assert {"learn-edges", "evaluate-edges", "learn-swap", "verify"} <= ran(before)
+
+
+def test_the_start_of_a_task_may_be_chosen_by_the_ranking(project: Path) -> None:
+    done("learn", "edges", "--set", "tasks.edges.init=auto")
+    facts = read(OUT / "steps" / "learn-edges" / "learnt" / "tasks" / "edges" / "result.json")
+    assert facts["init"] in ("random", "warm:grey") and facts["init"] in facts["why"]
 
 
 def test_a_stopped_task_goes_on_to_the_same_bank(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,3 +269,24 @@ def test_an_unpaired_task_is_added_by_hand_to_a_bank_and_its_ways_back(project: 
         )
         assert made_by.exception is None, made_by.exception
     assert Path("bank-made/in.png").read_bytes() != Path("bank-back-made/in.png").read_bytes()
+
+
+@pytest.mark.nightly
+def test_a_tracked_run_nests_its_stages_and_registers_a_champion(project: Path) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{project / 'mlflow.db'}"
+    track = {"mode": "live", "uri": uri, "artifacts": str(project / "artifacts"), "timeout_s": 60.0}
+    write_params(project, track={**track, "experiment": "lifelong", "system_metrics": False})
+    done("run", "--force")
+    client = mlflow.MlflowClient(uri, uri)
+    experiment = client.get_experiment_by_name("lifelong")
+    runs = client.search_runs([experiment.experiment_id])
+    stages = {run.data.tags["graftgan.stage"]: run for run in runs if "graftgan.stage" in run.data.tags}
+    assert {"create", "learn-grey", "evaluate-swap", "verify", "report", "register"} <= set(stages)
+    assert len({run.data.tags["mlflow.parentRunId"] for run in stages.values()}) == 1
+    assert stages["learn-edges"].data.params["tasks.edges.init"] == "warm:grey"
+    assert stages["verify"].data.metrics["forgetting"] == 0.0 and stages["learn-grey"].data.metrics["l1"] > 0
+    mlflow.set_tracking_uri(uri)
+    model = mlflow.pyfunc.load_model("models:/tiny-bank@champion")
+    assert set(model.metadata.signature.inputs.input_names()) == {"task", "image"}

@@ -78,7 +78,7 @@ def write_inputs(folder: Path, bank: Bank) -> dict[str, Path]:
             "name": name, "index": index, "kind": "paired", "init": "random", "images": {"train": 70},
             "data": {"make": "grey", "target": "pictures", "input": None, "kind": "paired", "resolution": 16},
             "added": 100, "ratio": 0.5, "cumulative": 100 * index, "cumulative_ratio": 0.5 * index,
-            "warnings": ["few images"], "scores": scores,
+            "warnings": ["few images"], "scores": scores, "licences": [["pictures", "CC0-1.0"]],
         }  # fmt: skip
         write_json(folder / "tasks" / name / "result.json", facts)
         (folder / "tasks" / name / "examples.png").write_bytes(png(index))
@@ -161,6 +161,7 @@ def test_first_bank_becomes_champion_and_translates_by_alias(bench: Bench, bank:
     assert version.tags["graftgan.bank"] == bank.head and version.tags["graftgan.generator"] == "resnet_6"
     assert version.tags["graftgan.package"] == digest_path(bench.package) == decision["key"]
     assert version.description.startswith("# bank: 2 image-to-image tasks")
+    assert "- pictures: CC0-1.0" in version.description and "forgetting is 0." in version.description
     (output,) = bench.client().get_run(version.run_id).outputs.model_outputs
     metrics = {m.key: m.value for m in bench.client().get_logged_model(output.model_id).metrics}
     assert metrics == {"t1.l1": 0.125, "t2.l1": 0.125}

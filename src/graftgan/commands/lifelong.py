@@ -80,7 +80,7 @@ add_stage("create", "Make the bank without tasks.", False)
 add_stage("learn", "Learn TASK and add it to the bank of the tasks before it.", True)
 add_stage("evaluate", "Score every task of the bank after TASK was added.", True)
 add_stage("verify", "Prove that no task has changed, and put the bank in place.", False)
-add_stage("report", "Write down what the tasks score, cost and forget.", False)
+add_stage("report", "Write the one-file HTML report of the bank, and the verdict.", False)
 add_stage("register", "Register the bank as a model, and let it challenge the champion.", False)
 
 

@@ -94,6 +94,7 @@ def bank_card(name: str, facts: Facts, tasks: Sequence[Facts], scores: Facts, pr
     sections = (
         ("Intended use", [INTENDED, "", f"Not intended: {NOT_INTENDED}"]),
         ("Tasks", [task_line(task) for task in tasks]),
+        ("Licences of the images", licences(tasks)),
         ("Scores", [scores_table(tasks, scores), "", "Measured on held-out test images of each task."]),
         ("Forgetting", [escape(proof["statement"])]),
         ("Storage", [storage_table(tasks), "", storage_sentence(tasks)]),
@@ -124,6 +125,12 @@ def task_line(task: Facts) -> str:
         f"- `{task['name']}`: {escape(source)} to {escape(data['target'])}, {data['kind']}, "
         f"{data['resolution']} px, {task['images']['train']} training images, start {escape(task['init'])}"
     )
+
+
+def licences(tasks: Sequence[Facts]) -> list[str]:
+    """Return the image sets of all tasks with the first lines of their licences, as lines of a list."""
+    found = {name: text for task in tasks for name, text in task["licences"]}
+    return [f"- {escape(name)}: {escape(text or 'licence not stated')}" for name, text in found.items()]
 
 
 def limits(tasks: Sequence[Facts]) -> list[str]:

@@ -88,9 +88,13 @@ def _closing(learn: str, evaluate: str) -> tuple[StageSpec, ...]:
     found = {name: f"verify.{name}" for name in ("bank", "tasks", "scores", "proof")}
     report = StageSpec(
         name="report",
-        help="Write down what the tasks score, cost and forget.",
+        help="Write the one-file HTML report of the bank, and the verdict.",
         inputs=found,
-        outputs=(Port("verdict", "markdown", "scores, storage and forgetting as Markdown", folder=False),),
+        outputs=(
+            Port("report", "html", "self-contained HTML report", folder=False),
+            Port("verdict", "markdown", "scores, storage and forgetting as Markdown", folder=False),
+        ),
+        params=("registry.name",),
         module="lifelong_report",
         group=GROUP,
     )
