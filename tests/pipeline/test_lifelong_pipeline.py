@@ -161,6 +161,7 @@ def written(root: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.nightly
 def test_the_compiled_pipeline_gives_what_the_command_line_gives(
     copied: Callable[[Path], Any], tmp_path: Path, by_cli: Any
 ) -> None:
@@ -187,10 +188,27 @@ def test_the_compiled_pipeline_gives_what_the_command_line_gives(
     assert digest_path(verified / "bank") == digest_path(by_cli.root / "out" / "lifelong" / "bank")
 
 
+def test_dvc_takes_the_file_and_sees_the_chain(copied: Callable[[Path], Any], tmp_path: Path) -> None:
+    project = copied(tmp_path)
+    text = lifelong.dvc_text(load_lifelong(project.root / "lifelong" / "params.yaml"))
+    (project.root / "lifelong" / "dvc.yaml").write_text(text)
+    project.git_commit()
+    shown = project.run("dvc", "dag", "--dot", "lifelong/dvc.yaml").stdout
+    edges = set(re.findall(r'"lifelong/dvc.yaml:([\w-]+)" -> "lifelong/dvc.yaml:([\w-]+)"', shown))
+    wanted = {
+        (origin.split(".")[0], spec.name)
+        for spec in lifelong_stages(TASKS)
+        for origin in spec.inputs.values()
+    }
+    assert edges == wanted
+
+
 def ran(output: str) -> list[str]:
     return re.findall(r"Running stage '(?:lifelong/dvc.yaml:)?([\w-]+)'", output)
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_dvc_gives_the_same_a_second_repro_nothing_and_a_fourth_task_its_own_stages(
     copied: Callable[[Path], Any], tmp_path: Path, by_cli: Any
 ) -> None:
