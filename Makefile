@@ -33,6 +33,8 @@ lint: setup ## style and types
 	$(BIN)/mypy components pipelines scripts
 	$(BIN)/python -m pipelines.dvc --check
 	$(BIN)/python -m pipelines.transfer compile --check
+	$(BIN)/python -m pipelines.lifelong dvc --check
+	$(BIN)/python -m pipelines.lifelong compile --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
 
@@ -61,9 +63,11 @@ zoo: setup ## train the missing source checkpoints and write cards and catalogue
 	$(THREADS) $(BIN)/python zoo/build.py train
 	$(THREADS) $(BIN)/python zoo/build.py finish
 
-pipelines: setup ## write dvc.yaml and the compiled Kubeflow pipelines from the stage table
+pipelines: setup ## write dvc.yaml files and compiled Kubeflow pipelines from the stage tables
 	$(BIN)/python -m pipelines.dvc
 	$(BIN)/python -m pipelines.transfer compile
+	$(BIN)/python -m pipelines.lifelong dvc
+	$(BIN)/python -m pipelines.lifelong compile
 
 image-test: setup ## build the image with a Docker Engine and run the stages inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh

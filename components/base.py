@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -17,6 +17,7 @@ IMAGE = f"graftgan:{graftgan.__version__}"
 LOCAL_MARKER = "GRAFTGAN_RUNNER=kfp.dsl.executor_main"
 # Tasks of one pipeline run join one MLflow parent run by this.
 RUN_ID = f"KFP_RUN_ID={dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
+CONFIG_HELP = "whole configuration as JSON, from `graftgan config show --json`"
 ARTIFACTS = {
     "dataset": dsl.Dataset,
     "model": dsl.Model,
@@ -34,34 +35,52 @@ def component(name: str) -> Callable[..., Any]:
         name: Name of the stage.
     """
     spec = stage(name)
+    inputs = {key: origin_port(origin) for key, origin in spec.inputs.items()}
+    turned = {key: f"overrides {knob.key}: {knob.help}" for key, knob in knobs(spec).items()}
+    return container_component(name, spec, inputs, {CONFIG: CONFIG_HELP} | turned, (name,))
+
+
+def container_component(
+    name: str, spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str], words: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a component that runs a sub-command.
+
+    Args:
+        name: Its name.
+        spec: The stage's description.
+        inputs: The port that each input comes from.
+        texts: Help of each parameter; all are texts, empty by default but for the configuration.
+        words: The sub-command.
+    """
+    shape = signature(spec, inputs, texts)
 
     def container(*placeholders: object) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", spec.name],
+            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", *words],
             args=["--kfp-executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    container.__name__ = spec.name
-    container.__doc__ = describe(spec)
-    container.__signature__ = signature(spec)  # type: ignore[attr-defined]
-    container.__annotations__ = {p.name: p.annotation for p in signature(spec).parameters.values()}
+    container.__name__ = name
+    container.__doc__ = describe(spec, inputs, texts)
+    container.__signature__ = shape  # type: ignore[attr-defined]
+    container.__annotations__ = {p.name: p.annotation for p in shape.parameters.values()}
     made: Callable[..., Any] = dsl.container_component(container)
     return made
 
 
-def signature(spec: StageSpec) -> inspect.Signature:
-    """Return the component's parameters: input artifacts, configuration, knobs, output artifacts."""
+def signature(spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str]) -> inspect.Signature:
+    """Return the component's parameters: input artifacts, output artifacts, texts."""
 
     def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
         return inspect.Parameter(
             name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default
         )
 
-    inputs = [parameter(name, dsl.Input[ARTIFACTS[origin_port(o).kind]]) for name, o in spec.inputs.items()]
+    read = [parameter(name, dsl.Input[ARTIFACTS[port.kind]]) for name, port in inputs.items()]
     outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in (*spec.outputs, RESULT, SUMMARY)]
-    texts = [parameter(CONFIG, str, "{}"), *(parameter(name, str, "") for name in knobs(spec))]
-    return inspect.Signature([*inputs, *outputs, *texts])
+    given = [parameter(name, str, "{}" if name == CONFIG else "") for name in texts]
+    return inspect.Signature([*read, *outputs, *given])
 
 
 def origin_port(origin: str) -> Port:
@@ -70,10 +89,9 @@ def origin_port(origin: str) -> Port:
     return stage(writer).port(port)
 
 
-def describe(spec: StageSpec) -> str:
+def describe(spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str]) -> str:
     """Return the component's docstring, from which the Kubeflow UI takes its help texts."""
     lines = [spec.help, "", "Args:"]
-    lines += [f"    {name}: {origin_port(origin).help}" for name, origin in spec.inputs.items()]
-    lines += [f"    {CONFIG}: whole configuration as JSON, from `graftgan config show --json`"]
-    lines += [f"    {name}: overrides {knob.key}: {knob.help}" for name, knob in knobs(spec).items()]
+    lines += [f"    {name}: {port.help}" for name, port in inputs.items()]
+    lines += [f"    {name}: {text}" for name, text in texts.items()]
     return "\n".join(lines)

@@ -10,20 +10,18 @@ import argparse
 import importlib
 import inspect
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from kfp import compiler, dsl, local
-from kfp.components import load_component_from_file
+from kfp import dsl
 
 from components.base import IMAGE
 from graftgan.contract import canonical_json
 from graftgan.kfp_io import CONFIG, KNOBS, knobs
 from graftgan.params import load
 from graftgan.stages.specs import STAGES
+from pipelines.compiling import compile_or_check, run
 
 COMPILED = Path(__file__).parent / "compiled" / "transfer.yaml"
 
@@ -65,33 +63,6 @@ def describe() -> str:
     return "\n".join(lines)
 
 
-def compile_to(path: Path, image: str = IMAGE) -> None:
-    """Write the compiled pipeline to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build(image), str(path))
-
-
-def same_as_fresh(path: Path, image: str = IMAGE) -> bool:
-    """Return whether `path` holds what a fresh compile gives, compared as parsed YAML."""
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / "transfer.yaml"
-        compile_to(fresh, image)
-        texts = [p.read_text(encoding="utf-8") if p.exists() else "" for p in (path, fresh)]
-    checked_in, compiled = ([*yaml.safe_load_all(text)] for text in texts)
-    return checked_in == compiled
-
-
-def run(compiled: Path, config_json: str, root: Path) -> None:
-    """Execute a compiled pipeline with kfp's local runner; artifacts go to `root/RUN/STAGE/PORT`.
-
-    Raises:
-        RuntimeError: If a task fails.
-    """
-    runner = local.SubprocessRunner(use_venv=False)
-    local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
-    load_component_from_file(str(compiled))(**{CONFIG: config_json})
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, check what is checked in, or run it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.transfer", description=__doc__)
@@ -107,18 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.action == "run":
         run(COMPILED, canonical_json(load(options.params).model_dump(mode="json")), options.root)
         return 0
-    return compile_or_check(options.output, options.image, options.check)
-
-
-def compile_or_check(path: Path, image: str, check: bool) -> int:
-    """Write `path`, or compare it with a fresh compile; returns the exit code."""
-    if not check:
-        compile_to(path, image)
-        return 0
-    if same_as_fresh(path, image):
-        return 0
-    print(f"{path} is stale\n  fix: python -m pipelines.transfer compile", file=sys.stderr)
-    return 1
+    remedy = "python -m pipelines.transfer compile"
+    return compile_or_check(build(options.image), options.output, options.check, remedy)
 
 
 if __name__ == "__main__":

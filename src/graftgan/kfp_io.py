@@ -61,12 +61,18 @@ KNOBS: dict[str, Knob] = {
 }
 
 
-def knobs(spec: StageSpec) -> dict[str, Knob]:
+LIFELONG_KNOBS: dict[str, Knob] = {
+    name: Knob(KNOBS[name].key, KNOBS[name].help) for name in ("model_name", "tracking_uri", "device")
+}
+ITEM = "task"
+
+
+def knobs(spec: StageSpec, known: Mapping[str, Knob] = KNOBS) -> dict[str, Knob]:
     """Return the knobs whose key the stage reads, so that turning one changes no other task."""
     read = (*spec.params, *spec.external, *SHARED_SECTIONS)
     return {
         name: knob
-        for name, knob in KNOBS.items()
+        for name, knob in known.items()
         if any(f"{knob.key}.".startswith(f"{key}.") for key in read)
     }
 
@@ -80,6 +86,7 @@ class KfpCall:
         outputs: Path of each output artifact, and of `result`.
         config_json: The whole configuration as JSON text.
         assignments: `key=value` texts from the knobs that were turned.
+        item: What the stage is to be done for, such as one task of a list; empty where it has none.
         artifacts: The output artifacts as they came, by name.
         executor_output: Where the executor output goes.
     """
@@ -88,15 +95,17 @@ class KfpCall:
     outputs: dict[str, Path]
     config_json: str
     assignments: list[str]
+    item: str
     artifacts: dict[str, dict[str, Any]] = field(repr=False)
     executor_output: Path = field(repr=False)
 
 
-def read(text: str) -> KfpCall:
+def read(text: str, known: Mapping[str, Knob] = KNOBS) -> KfpCall:
     """Read an executor input.
 
     Args:
         text: The JSON that took the place of `{{$}}`.
+        known: The knobs of the pipeline.
 
     Raises:
         ConfigError: If it is not an executor input, or names an unknown parameter or kind of artifact store.
@@ -118,7 +127,8 @@ def read(text: str) -> KfpCall:
         inputs={name: local_path(artifact) for name, artifact in inputs.items()},
         outputs=outputs,
         config_json=str(parameters.pop(CONFIG, None) or "{}"),
-        assignments=_assignments(parameters),
+        item=str(parameters.pop(ITEM, None) or "") if known is LIFELONG_KNOBS else "",
+        assignments=_assignments(parameters, known),
         artifacts=artifacts,
         executor_output=executor_output,
     )
@@ -131,14 +141,14 @@ def _single(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return dict(artifacts[0])
 
 
-def _assignments(parameters: Mapping[str, Any]) -> list[str]:
-    if unknown := sorted(set(parameters) - set(KNOBS)):
+def _assignments(parameters: Mapping[str, Any], known: Mapping[str, Knob]) -> list[str]:
+    if unknown := sorted(set(parameters) - set(known)):
         raise ConfigError(
-            f"unknown pipeline parameter {unknown[0]!r}", f"the parameters are {', '.join(KNOBS)}"
+            f"unknown pipeline parameter {unknown[0]!r}", f"the parameters are {', '.join(known)}"
         )
     turned = {name: value for name, value in parameters.items() if value not in (None, "")}
     return [
-        KNOBS[name].assignment(value if isinstance(value, str) else json.dumps(value))
+        known[name].assignment(value if isinstance(value, str) else json.dumps(value))
         for name, value in turned.items()
     ]
 

@@ -22,8 +22,9 @@ from tests.bank.banks import TINY
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-import lifelong
 import lifelong_table as tables
+
+import lifelong
 
 SIDE = 16
 LOOKING = Looking(images=30, probe_steps=2)

@@ -83,7 +83,14 @@ class Learnt:
 
 
 def learn_task(
-    bank: Bank, name: str, images: TaskImages, settings: Settings, ctx: Context, back: Bank | None = None
+    bank: Bank,
+    name: str,
+    images: TaskImages,
+    settings: Settings,
+    ctx: Context,
+    back: Bank | None = None,
+    *,
+    keep_state: bool = False,
 ) -> Learnt:
     """Train a task to the end, score it on test images and add it to the bank.
 
@@ -97,6 +104,7 @@ def learn_task(
         settings: How.
         ctx: Surroundings of the stage; state is kept below `ctx.state`.
         back: Bank of the generators from targets to inputs, which unpaired tasks need.
+        keep_state: Leave the saved state where it is, for who must still put the bank in place.
 
     Raises:
         Interrupted: A signal came; the state is saved.
@@ -132,7 +140,8 @@ def learn_task(
             trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
         )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
-        store.clear()
+        if not keep_state:
+            store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
     return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow), ranking)
 
@@ -161,9 +170,25 @@ def score_task(
     Raises:
         DataError: There are too few test images.
     """
-    part = _first(images.part("test"), settings.scores.max_images)
-    confidence = settings.scores.confidence
-    outputs = translate(generator, part.inputs)
+    part = test_part(images, settings.scores)
+    return score_outputs(translate(generator, part.inputs), images, extractor, settings.scores)
+
+
+def test_part(images: TaskImages, scores: TranslationScores) -> Part:
+    """Return the test images that scores are of."""
+    return _first(images.part("test"), scores.max_images)
+
+
+def score_outputs(
+    outputs: NDArray[np.uint8], images: TaskImages, extractor: Extractor, scores: TranslationScores
+) -> dict[str, Estimate]:
+    """Return the scores of what was made of the inputs of :func:`test_part`; see :func:`score_task`.
+
+    Raises:
+        DataError: There are too few test images.
+    """
+    part = test_part(images, scores)
+    confidence = scores.confidence
     found: dict[str, Estimate] = {}
     if images.data.kind == "paired":
         if not can_judge(part):

@@ -48,6 +48,9 @@ class StageSpec:
         outputs: What it writes, besides `result.json`.
         params: Dotted configuration keys, whole sections or leaves, whose change must rerun the stage.
         external: Dotted keys whose values are paths read by the stage (the user's images, the catalogue).
+        module: Module below `graftgan.stages` that does the work, where it is not called as the stage.
+        item: What the stage does it for, such as one task of a list; `run` is given it.
+        group: Group of commands that the sub-command is in.
     """
 
     name: str
@@ -56,11 +59,19 @@ class StageSpec:
     outputs: tuple[Port, ...] = ()
     params: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
+    module: str = ""
+    item: str = ""
+    group: str = ""
 
     @property
     def entry(self) -> str:
         """Dotted path of the module whose `run` does the work."""
-        return f"graftgan.stages.{self.name}"
+        return f"graftgan.stages.{self.module or self.name}"
+
+    def writer(self, name: str) -> str:
+        """Return the sub-command that writes the input called `name`."""
+        stage_name = self.inputs[name].split(".")[0]
+        return " ".join((self.group, *stage_name.split("-", 1))) if self.group else stage_name
 
     def port(self, name: str) -> Port:
         """Return the output called `name`.
