@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from kfp import dsl
 
 import graftgan
-from graftgan.kfp_io import CONFIG, SUMMARY, knobs
+from graftgan.kfp_io import CONFIG, PICTURES, PINS, SUMMARY, Knob, Pin, knobs
 from graftgan.stages.specs import RESULT, Port, StageSpec, stage
 
 IMAGE = f"graftgan:{graftgan.__version__}"
@@ -27,41 +27,78 @@ ARTIFACTS = {
 }
 
 
-def component(name: str) -> Callable[..., Any]:
+def component(name: str, items: Collection[str] = ()) -> Callable[..., Any]:
     """Return the component of a stage: its command is the command line plus the executor input.
 
     Args:
         name: Name of the stage.
+        items: Knobs for lists that take a single item here, for the tasks of a fan-out.
     """
     spec = stage(name)
+    return container(spec.name, describe(spec), signature(spec, items))
 
-    def container(*placeholders: object) -> dsl.ContainerSpec:
+
+def container(name: str, text: str, parameters: inspect.Signature) -> Callable[..., Any]:
+    """Return a container component that runs `graftgan NAME` on its executor input.
+
+    Args:
+        name: Sub-command, and name of the component.
+        text: Docstring, from which the Kubeflow UI takes its help texts.
+        parameters: Its parameters, with kfp's annotations.
+    """
+
+    def function(*placeholders: object) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", spec.name],
+            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", name],
             args=["--kfp-executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    container.__name__ = spec.name
-    container.__doc__ = describe(spec)
-    container.__signature__ = signature(spec)  # type: ignore[attr-defined]
-    container.__annotations__ = {p.name: p.annotation for p in signature(spec).parameters.values()}
-    made: Callable[..., Any] = dsl.container_component(container)
+    function.__name__ = name
+    function.__doc__ = text
+    function.__signature__ = parameters  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters.parameters.values()}
+    made: Callable[..., Any] = dsl.container_component(function)
     return made
 
 
-def signature(spec: StageSpec) -> inspect.Signature:
-    """Return the component's parameters: input artifacts, configuration, knobs, output artifacts."""
+def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Return a parameter of a signature."""
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default
+    )
 
-    def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-        return inspect.Parameter(
-            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default
-        )
 
-    inputs = [parameter(name, dsl.Input[ARTIFACTS[origin_port(o).kind]]) for name, o in spec.inputs.items()]
-    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in (*spec.outputs, RESULT, SUMMARY)]
-    texts = [parameter(CONFIG, str, "{}"), *(parameter(name, str, "") for name in knobs(spec))]
-    return inspect.Signature([*inputs, *outputs, *texts])
+def signature(spec: StageSpec, items: Collection[str] = ()) -> inspect.Signature:
+    """Return the component's parameters: artifacts in, configuration, pins, knobs, artifacts out."""
+
+    def incoming(name: str, listed: bool) -> inspect.Parameter:
+        kind = ARTIFACTS[origin_port(spec.origin(name)).kind]
+        return parameter(name, dsl.Input[list[kind]] if listed else dsl.Input[kind])  # type: ignore[valid-type]
+
+    inputs = [incoming(name, name in spec.many) for name in spec.inputs]
+    inputs += [incoming(name, True) for name in spec.warm]
+    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in outputs_of(spec)]
+    told = [parameter(name, dsl.OutputPath(str)) for name in spec.told]
+    texts = [parameter(CONFIG, str, "{}"), *(parameter(name, str, "") for name in pins(spec))]
+    for name, knob in knobs(spec).items():
+        single = name in items
+        texts.append(parameter(name, str if single else knob.type, "" if single else knob.neutral))
+    return inspect.Signature([*inputs, *outputs, *told, *texts])
+
+
+def outputs_of(spec: StageSpec) -> tuple[Port, ...]:
+    """Return the ports of a component: the stage's, its result, and what its card shows."""
+    return (*spec.outputs, RESULT, SUMMARY, *([PICTURES] if spec.pictures else []))
+
+
+def pins(spec: StageSpec) -> dict[str, Pin]:
+    """Return the digests that are part of a task's cache key: all, but of prepare only those that it reads.
+
+    Later stages see what is outside through artifacts of earlier ones, of which Kubeflow's key holds only the
+    names.
+    """
+    return {name: pin for name, pin in PINS.items() if spec.inputs or pin.key in spec.external}
 
 
 def origin_port(origin: str) -> Port:
@@ -72,8 +109,14 @@ def origin_port(origin: str) -> Port:
 
 def describe(spec: StageSpec) -> str:
     """Return the component's docstring, from which the Kubeflow UI takes its help texts."""
+    texts: dict[str, Knob | Pin] = {**pins(spec), **knobs(spec)}
     lines = [spec.help, "", "Args:"]
-    lines += [f"    {name}: {origin_port(origin).help}" for name, origin in spec.inputs.items()]
+    lines += [f"    {name}: {origin_port(spec.origin(name)).help}" for name in (*spec.inputs, *spec.warm)]
     lines += [f"    {CONFIG}: whole configuration as JSON, from `graftgan config show --json`"]
-    lines += [f"    {name}: overrides {knob.key}: {knob.help}" for name, knob in knobs(spec).items()]
+    lines += [f"    {name}: {verb(entry)} {entry.key}: {entry.help}" for name, entry in texts.items()]
     return "\n".join(lines)
+
+
+def verb(entry: Knob | Pin) -> str:
+    """Return what a parameter does to its key."""
+    return "overrides" if isinstance(entry, Knob) else "checks"

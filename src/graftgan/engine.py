@@ -103,11 +103,20 @@ class Job:
         digests = {}
         for name, path in sorted(self.inputs.items()):
             if not path.exists():
-                writer = self.spec.inputs[name].split(".")[0]
+                writer = self.spec.origin(name).split(".")[0]
                 raise MissingInput(
                     f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`"
                 )
             digests[name] = digest_path(path)
+        return digests | self.external_digests()
+
+    def external_digests(self) -> dict[str, str]:
+        """Return the digest of what each key that names a path names.
+
+        Raises:
+            MissingInput: If it does not exist.
+        """
+        digests = {}
         cache = DigestCache(cache_home())
         for key, path in self.external().items():
             if not path.exists():
