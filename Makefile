@@ -32,7 +32,8 @@ lint: setup ## style and types
 	$(BIN)/mypy --strict src
 	$(BIN)/mypy components pipelines scripts
 	$(BIN)/python -m pipelines.dvc --check
-	$(BIN)/python -m pipelines.transfer compile --check
+	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/python -m pipelines.lint
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
 
@@ -61,7 +62,7 @@ zoo: setup ## train the missing source checkpoints and write cards and catalogue
 
 pipelines: setup ## write dvc.yaml and the compiled Kubeflow pipelines from the stage table
 	$(BIN)/python -m pipelines.dvc
-	$(BIN)/python -m pipelines.transfer compile
+	$(BIN)/python -m pipelines.compile
 
 image-test: setup ## build the image with a Docker Engine and run the stages inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh
