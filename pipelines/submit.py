@@ -73,7 +73,7 @@ def talking(host: str) -> Iterator[None]:
 
     try:
         yield
-    except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
+    except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError, TimeoutError) as error:
         status = int(getattr(error, "status", None) or 0)
         if 400 <= status < 500:
             text = f"{status} {getattr(error, 'reason', '')}: {getattr(error, 'body', '')}"

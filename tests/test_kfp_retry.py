@@ -58,6 +58,7 @@ def test_where_outputs_go_does_not_make_another_task() -> None:
 def test_a_later_retry_of_a_mended_run_is_not_refused() -> None:
     attempts = Attempts.of("rank", INPUT, RUN)
     attempts.failed(DataError("bad"))
+    assert attempts.note is not None
     note = json.loads(attempts.note.read_text())
     attempts.note.write_text(json.dumps(note | {"at": time.time() - VALID_S - 1}))
     attempts.check()
@@ -69,18 +70,34 @@ def test_a_success_removes_the_note() -> None:
     attempts.forget()
     attempts.check()
     attempts.forget()
-    assert not attempts.note.exists()
+    assert attempts.note is not None and not attempts.note.exists()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"kind": "Exception", "at": 1}', '{"at": "x"}'])
 def test_a_note_that_cannot_be_read_refuses_nothing(text: str) -> None:
     attempts = Attempts.of("rank", INPUT, RUN)
+    assert attempts.note is not None
     attempts.note.parent.mkdir(parents=True)
     attempts.note.write_text(text)
     attempts.check()
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[1]"])
+def test_outside_a_pipeline_run_nothing_is_noted(workspace: Path) -> None:
+    attempts = Attempts.of("rank", INPUT, {})
+    attempts.failed(DataError("bad"))
+    attempts.check()
+    attempts.forget()
+    assert attempts.note is None and not list(workspace.iterdir())
+
+
+def test_a_workspace_that_cannot_be_written_does_not_hide_the_failure(workspace: Path) -> None:
+    (workspace / "failures").write_text("a file where the folder goes")
+    attempts = Attempts.of("rank", INPUT, RUN)
+    attempts.failed(DataError("bad"))
+    attempts.check()
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "[1]", "{", '{"inputs": 1}'])
 def test_an_input_that_is_none_still_has_attempts(text: str) -> None:
     Attempts.of("rank", text, RUN).check()
 

@@ -17,7 +17,6 @@ from graftgan.errors import ConfigError, TryAgain
 from graftgan.identity import resolve_identity
 from graftgan.kfp_io import CONFIG, KNOBS, SUMMARY, local_path
 from graftgan.params import loads
-from graftgan.reporting.markdown import escape
 
 STATES = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 STATUS = "status"
@@ -114,6 +113,8 @@ def close_run(params: Params, final: FinalState, environ: Mapping[str, str] = os
 
 def card(final: FinalState, closed: str) -> str:
     """Return the final state as Markdown."""
+    from graftgan.reporting.markdown import escape
+
     parts = [f"# Run {final.state.lower()}", escape(closed)]
     parts += [f"Error: {escape(final.error)}"] if final.error else []
     return "\n\n".join(parts) + "\n"

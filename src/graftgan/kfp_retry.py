@@ -7,6 +7,7 @@ workspace, and the next attempt of the same task reads it and ends at once with 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -34,17 +35,22 @@ class Attempts:
     """The attempts of one task of one pipeline run.
 
     Attributes:
-        note: Where a final failure is noted.
+        note: Where a final failure is noted; None outside a pipeline run, where nothing is tried again.
     """
 
-    note: Path
+    note: Path | None
 
     @classmethod
     def of(cls, stage: str, executor_input: str, environ: Mapping[str, str] = os.environ) -> Attempts:
-        """Return the attempts of a task; without `KFP_RUN_ID` they are those of an equal input."""
-        message = json.loads(executor_input) if executor_input.startswith("{") else executor_input
-        given = message.get("inputs", {}) if isinstance(message, dict) else message
-        key = digest_text(canonical_json([environ.get("KFP_RUN_ID", ""), stage, given]))[:32]
+        """Return the attempts of a task, told by the run, the stage and its inputs."""
+        if not (run := environ.get("KFP_RUN_ID", "")):
+            return cls(None)
+        try:
+            message = json.loads(executor_input)
+        except ValueError:
+            message = None
+        given = message.get("inputs", {}) if isinstance(message, dict) else executor_input
+        key = digest_text(canonical_json([run, stage, given]))[:32]
         return cls(home() / "failures" / f"{stage}-{key}.json")
 
     def check(self) -> None:
@@ -53,6 +59,8 @@ class Attempts:
         Raises:
             GraftganError: Of the kind that the earlier attempt raised.
         """
+        if self.note is None:
+            return
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             fresh = time.time() - float(noted["at"]) < VALID_S
@@ -67,11 +75,15 @@ class Attempts:
 
     def failed(self, error: GraftganError) -> None:
         """Note a failure that no further attempt can mend."""
-        if isinstance(error, FINAL):
-            kind = next(k for k in FINAL if isinstance(error, k))
-            facts = {"kind": kind.__name__, "message": error.message, "remedy": error.remedy}
+        if self.note is None or not isinstance(error, FINAL):
+            return
+        kind = next(k for k in FINAL if isinstance(error, k))
+        facts = {"kind": kind.__name__, "message": error.message, "remedy": error.remedy}
+        # Without a note the next attempt repeats the work, which is no reason to hide why this one failed.
+        with contextlib.suppress(OSError, GraftganError):
             write_json(self.note, facts | {"at": time.time()})
 
     def forget(self) -> None:
         """Remove the note after a success."""
-        self.note.unlink(missing_ok=True)
+        if self.note is not None:
+            self.note.unlink(missing_ok=True)

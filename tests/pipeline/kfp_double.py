@@ -28,7 +28,7 @@ class State:
 
     Attributes:
         states: State of every run at each look, the last one stays.
-        broken: Whether every answer is an error of the server's own.
+        refusal: Status of every answer but that of the health check; 0 answers properly.
     """
 
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class State:
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
     uploads: list[str] = field(default_factory=list)
     states: tuple[str, ...] = ("PENDING", "RUNNING", "SUCCEEDED")
-    broken: bool = False
+    refusal: int = 0
     looks: int = 0
 
 
@@ -68,8 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         address = urlparse(self.path)
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         path = address.path.removeprefix(BASE)
-        if self.state.broken and path != "/healthz":
-            return self.answer({"error": "broken"}, 500)
+        if self.state.refusal and path != "/healthz":
+            return self.answer({"error": "no"}, self.state.refusal)
         for pattern, name in ROUTES:
             if (found := re.fullmatch(pattern, f"{self.command} {path}")) is not None:
                 return getattr(self, name)(content, query, *found.groups())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,12 @@ def test_the_cache_key_of_every_task_holds_configuration_and_digests() -> None:
     for spec in ALL:
         expected = {"data_digest"} if spec.name == "prepare" else {"data_digest", "catalogue_digest"}
         assert set(pins(spec)) == expected
+
+
+def test_pipelines_and_components_load_no_network_library() -> None:
+    code = (
+        "import sys, pipelines.transfer, pipelines.lint, pipelines.diff, pipelines.submit, components.finish;"
+        "sys.exit(bool({'torch', 'mlflow', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
+    assert done.returncode == 0

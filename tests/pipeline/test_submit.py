@@ -139,12 +139,12 @@ def test_images_that_are_not_here_need_their_digest(
 def test_a_server_that_fails_or_refuses_is_told(
     server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server[1].broken = True
+    server[1].refusal = 500
     assert run(server) == 75
-    server[1].broken = False
-    assert submit.main(["run", "transfer", "--host", f"{server[0]}/elsewhere"]) == 2
-    text = capsys.readouterr().err
-    assert "does not answer" in text and "refuses: 404" in text
+    assert "does not answer" in capsys.readouterr().err
+    server[1].refusal = 403
+    assert run(server) == 2
+    assert "refuses: 403" in capsys.readouterr().err
 
 
 def test_digest_tells_the_sha256(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
