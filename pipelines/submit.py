@@ -29,6 +29,7 @@ from graftgan.params import leaves
 from graftgan.params import load as load_params
 from pipelines import profiles
 from pipelines.base import NAMES, add_profile_options, compile_to, documents, fail, given_parameters
+from pipelines.lint import secrets
 
 FINISHED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
 POLL_S = 5.0
@@ -116,6 +117,7 @@ def arguments_of(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline's parameters: the configuration, digests, arms and what was set.
 
     Raises:
+        ConfigError: If one looks like a secret, which the UI would show.
         MissingInput: If a digest is neither given nor to be had from a file here.
     """
     found: dict[str, Any] = {CONFIG: canonical_json(params.model_dump(mode="json"))}
@@ -132,7 +134,20 @@ def arguments_of(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     if methods or seeds:
         pairs = itertools.product(methods or ["configured"], seeds or [str(params.finetune.seed)])
         found["arms"] = [f"{method.strip()}/{seed.strip()}" for method, seed in pairs]
+    if options.each_source:
+        found["sources"] = source_names(params)
+    for finding in secrets(found | given, ""):
+        raise ConfigError(
+            f"the parameter {finding.place} looks like a secret", "name a secret in the profile"
+        )
     return found | given
+
+
+def source_names(params: Params) -> list[str]:
+    """Return the names of the sources that the configuration selects."""
+    from graftgan.checkpoints.catalogue import Catalogue
+
+    return [source.name for source in Catalogue(Path(params.rank.catalogue)).select(params.rank.sources)]
 
 
 def watch(client: Any, run: str, timeout_s: float, say: Say, poll_s: float = POLL_S) -> str:
@@ -225,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--params", type=Path, default=Path("params.yaml"))
         one.add_argument("--methods", help="comma-separated methods, each with every seed")
         one.add_argument("--seeds", help="comma-separated seeds")
+        one.add_argument("--each-source", action="store_true", help="rank each source in a task of its own")
         one.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="pipeline parameter"
         )

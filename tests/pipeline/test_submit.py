@@ -90,6 +90,29 @@ def test_methods_and_seeds_are_crossed(server: tuple[str, State], place: Path) -
     assert (found[3]["sources"], found[3]["budget_kimg"]) == (["a", "b"], 2.5)
 
 
+def test_each_source_of_the_configuration_can_have_a_task(server: tuple[str, State], place: Path) -> None:
+    entry = {"path": "x", "sha256": "a" * 64, "resolution": 32, "licence": "CC0-1.0"}
+    entries = [entry | {"name": name} for name in ("one", "two", "three")]
+    (place / "zoo.yaml").write_text(yaml.safe_dump(entries))
+    assert run(server, "--each-source") == 0
+    (made,) = server[1].runs.values()
+    assert made["runtime_config"]["parameters"]["sources"] == ["one", "two", "three"]
+
+
+def test_a_secret_in_a_parameter_is_not_sent(
+    server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = "http://me:" + "hunter2@mlflow"
+    assert run(server, "--set", f"tracking_uri={address}") == 2
+    raw = yaml.safe_load((place / "params.yaml").read_text())
+    raw["track"]["uri"] = address
+    (place / "params.yaml").write_text(yaml.safe_dump(raw))
+    assert run(server) == 2
+    told = capsys.readouterr().err
+    assert "tracking_uri" in told and "config_json" in told and "hunter2" not in told
+    assert not server[1].uploads
+
+
 @pytest.mark.parametrize(("end", "code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1)])
 def test_waiting_tells_each_change_and_the_end(
     end: str, code: int, server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]

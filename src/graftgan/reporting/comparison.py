@@ -14,6 +14,8 @@ from graftgan.reporting.markdown import escape
 from graftgan.reporting.numbers import NONE
 
 MAX_ARMS_SHOWN = 24
+# All scores are in the JSON and CSV; these are read side by side.
+SHOWN = ("kid", "fd", "precision", "recall", "copying")
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def comparison_html(arms: Sequence[ArmFacts], methods: Sequence[Mapping[str, Any
     ]
     return environment.get_template("comparison.html.j2").render(
         winner=rows[0]["arm"], arms=arms, n_test=n_test,
-        head=heads(rows), rows=[cells(row) for row in rows],
-        method_head=["method", "seeds", "KID, validation", *names(rows)],
+        head=heads(rows), rows=[cells(row, names(rows)) for row in rows],
+        method_head=["method", "seeds", "KID, validation", *map(short, names(rows))],
         method_rows=[method_cells(row, names(rows)) for row in methods],
         pictures=[(name, picture) for name, picture in drawn if picture is not None],
     )  # fmt: skip
@@ -61,9 +63,9 @@ def comparison_markdown(rows: Sequence[Mapping[str, Any]], methods: Sequence[Map
         f"# {escape(best['arm'])} wins of {len(rows)}",
         f"Its KID on the validation images is {figure(best['kid_validation']['value'])}; "
         "test scores decide nothing.",
-        table(heads(rows), [cells(row) for row in rows]),
+        table(heads(rows), [cells(row, names(rows)) for row in rows]),
         table(
-            ["method", "seeds", "KID, validation", *names(rows)],
+            ["method", "seeds", "KID, validation", *map(short, names(rows))],
             [method_cells(row, names(rows)) for row in methods],
         ),
     ]
@@ -80,20 +82,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of all test scores."""
-    return list(dict.fromkeys(name for row in rows for name in row["test"]))
+    """Return the names of the test scores that are shown."""
+    found = dict.fromkeys(name for row in rows for name in row["test"])
+    return [name for name in found if short(name) in SHOWN and "_excess_" not in name]
+
+
+def short(name: str) -> str:
+    """Return the name of a measure without the extractor's, which is the same for all arms."""
+    return name.partition("_")[0]
 
 
 def heads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the headings of the table of arms."""
-    return ["method/seed", "source", "KID, validation", *(f"{name}, test" for name in names(rows))]
+    return ["method/seed", "source", "KID, validation", *(f"{short(name)}, test" for name in names(rows))]
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
+def cells(row: Mapping[str, Any], shown: Sequence[str]) -> list[str]:
     """Return an arm's cells."""
     kid = row["kid_validation"]
     ends = "" if kid["low"] is None else f" ({figure(kid['low'])} to {figure(kid['high'])})"
-    tests = [figure(value) for value in row["test"].values()]
+    tests = [figure(row["test"].get(name)) for name in shown]
     return [row["arm"], row["source"] or "scratch", figure(kid["value"]) + ends, *tests]
 
 
