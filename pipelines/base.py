@@ -1,6 +1,7 @@
 """What all pipelines share: the list of them, compiling, checking what is checked in, running here.
 
-A pipeline is a module of this package, named in `NAMES`, with a function `build(profile)` that returns it.
+A pipeline is a module of this package, named in `NAMES`, with two functions: `build(profile)` returns it, and
+`submission(options)` what a run is started with, for the options of `pipelines.submit`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import yaml
 from kfp import compiler, local
 from kfp.components import load_component_from_file
 
+from graftgan.config import Track
 from graftgan.contract import canonical_json
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.kfp_io import CONFIG
@@ -29,15 +32,33 @@ COMPILED = Path(__file__).parent / "compiled"
 LOCAL = "local"
 
 
-def build(name: str, profile: Profile) -> Any:
-    """Return the pipeline called `name` for a cluster as the profile describes it.
+@dataclass(frozen=True)
+class Submission:
+    """What a run of a pipeline is started with.
+
+    Attributes:
+        arguments: The pipeline's parameters.
+        track: Where its MLflow runs are.
+    """
+
+    arguments: dict[str, Any]
+    track: Track
+
+
+def module_of(name: str) -> Any:
+    """Return the module of the pipeline called `name`.
 
     Raises:
         ConfigError: If there is no such pipeline.
     """
     if name not in NAMES:
         raise ConfigError(f"there is no pipeline {name!r}", f"use one of {', '.join(NAMES)}")
-    return importlib.import_module(f"pipelines.{name}").build(profile)
+    return importlib.import_module(f"pipelines.{name}")
+
+
+def build(name: str, profile: Profile) -> Any:
+    """Return the pipeline called `name` for a cluster as the profile describes it."""
+    return module_of(name).build(profile)
 
 
 def compiled_path(name: str) -> Path:

@@ -9,7 +9,6 @@ kfp's client reads, never from here.
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import tempfile
 import time
@@ -21,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import graftgan
-from graftgan.config import Params
+from graftgan.config import Track
 from graftgan.contract import canonical_json, digest_path, digest_text
 from graftgan.errors import ConfigError, GraftganError, MissingInput, TryAgain
-from graftgan.kfp_io import CONFIG, PINS
-from graftgan.params import leaves
-from graftgan.params import load as load_params
 from pipelines import profiles
-from pipelines.base import NAMES, add_profile_options, compile_to, documents, fail, given_parameters
+from pipelines.base import NAMES, Submission, add_profile_options, compile_to, documents, fail, module_of
 from pipelines.lint import secrets
 
 FINISHED = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 1}
@@ -113,41 +109,17 @@ def upload(client: Any, name: str, path: Path) -> Version:
     return Version(pipeline, made.pipeline_version_id, wanted, fresh=True)
 
 
-def arguments_of(params: Params, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the pipeline's parameters: the configuration, digests, arms and what was set.
+def checked(submission: Submission) -> Submission:
+    """Return a submission none of whose parameters looks like a secret, which the UI would show.
 
     Raises:
-        ConfigError: If one looks like a secret, which the UI would show.
-        MissingInput: If a digest is neither given nor to be had from a file here.
+        ConfigError: If one does.
     """
-    found: dict[str, Any] = {CONFIG: canonical_json(params.model_dump(mode="json"))}
-    given = given_parameters(options.set)
-    for name, pin in PINS.items():
-        path = Path(leaves(params, (pin.key,))[pin.key])
-        if name in given:
-            continue
-        if not path.exists():
-            raise MissingInput(f"{pin.key}: {path} is not here", f"give its digest with --set {name}=SHA256")
-        found[name] = digest_path(path)
-    methods = options.methods.split(",") if options.methods else []
-    seeds = options.seeds.split(",") if options.seeds else []
-    if methods or seeds:
-        pairs = itertools.product(methods or ["configured"], seeds or [str(params.finetune.seed)])
-        found["arms"] = [f"{method.strip()}/{seed.strip()}" for method, seed in pairs]
-    if options.each_source:
-        found["sources"] = source_names(params)
-    for finding in secrets(found | given, ""):
+    for finding in secrets(submission.arguments, ""):
         raise ConfigError(
             f"the parameter {finding.place} looks like a secret", "name a secret in the profile"
         )
-    return found | given
-
-
-def source_names(params: Params) -> list[str]:
-    """Return the names of the sources that the configuration selects."""
-    from graftgan.checkpoints.catalogue import Catalogue
-
-    return [source.name for source in Catalogue(Path(params.rank.catalogue)).select(params.rank.sources)]
+    return submission
 
 
 def watch(client: Any, run: str, timeout_s: float, say: Say, poll_s: float = POLL_S) -> str:
@@ -177,7 +149,7 @@ def watch(client: Any, run: str, timeout_s: float, say: Say, poll_s: float = POL
         time.sleep(poll_s)
 
 
-def fetch_report(params: Params, run: str, target: Path) -> Path:
+def fetch_report(track: Track, run: str, target: Path) -> Path:
     """Copy the HTML report of a Kubeflow run from MLflow to a file.
 
     Raises:
@@ -186,8 +158,8 @@ def fetch_report(params: Params, run: str, target: Path) -> Path:
     """
     from graftgan.tracking import KFP_RUN, PARENT, Connection
 
-    connection = Connection(params.track)
-    experiment = connection.experiment(params.track.experiment)
+    connection = Connection(track)
+    experiment = connection.experiment(track.experiment)
     parents = connection.client.search_runs([experiment], f"tags.`{KFP_RUN}` = '{run}'")
     for parent in parents:
         children = connection.client.search_runs([experiment], f"tags.`{PARENT}` = '{parent.info.run_id}'")
@@ -237,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--namespace", help="your namespace on a server of several users")
         one.add_argument("--experiment", default="graftgan", help="Kubeflow experiment")
         one.add_argument("--title", help="name of the run; by default the version's")
-        one.add_argument("--params", type=Path, default=Path("params.yaml"))
+        one.add_argument("--params", type=Path, help="configuration; by default the pipeline's own file")
         one.add_argument("--methods", help="comma-separated methods, each with every seed")
         one.add_argument("--seeds", help="comma-separated seeds")
         one.add_argument("--each-source", action="store_true", help="rank each source in a task of its own")
@@ -261,8 +233,8 @@ def parser() -> argparse.ArgumentParser:
 
 def send(options: argparse.Namespace, say: Say) -> int:
     """Upload, run or schedule, and wait if asked to; returns the exit code."""
-    params = load_params(options.params)
-    arguments = arguments_of(params, options)
+    submission = checked(module_of(options.name).submission(options))
+    arguments = submission.arguments
     profile = profiles.load(options.profile, options.image)
     client = connect(options.host, options.namespace)
     with tempfile.TemporaryDirectory() as folder, talking(options.host):
@@ -286,7 +258,7 @@ def send(options: argparse.Namespace, say: Say) -> int:
         state = watch(client, run, options.timeout_s, say)
     say(f"run {run}: {state.lower()}")
     if options.report and FINISHED[state] == 0:
-        say(f"report: {fetch_report(params, run, options.report)}")
+        say(f"report: {fetch_report(submission.track, run, options.report)}")
     return FINISHED[state]
 
 

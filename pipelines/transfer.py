@@ -8,19 +8,26 @@ Sources are ranked, and methods and seeds trained and scored, by as many tasks a
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kfp import dsl
 
 from components.base import parameter, pins
+from graftgan.config import Params
+from graftgan.contract import canonical_json, digest_path
+from graftgan.errors import MissingInput
 from graftgan.kfp_io import CONFIG, CONFIGURED, KNOBS, PINS, knobs
+from graftgan.params import leaves, load
 from graftgan.stages.specs import stage
 from pipelines import profiles
-from pipelines.base import main_of
+from pipelines.base import Submission, given_parameters, main_of
 from pipelines.profiles import Profile
 
 ARMS = "arms"
@@ -121,6 +128,39 @@ def describe(profile: Profile) -> str:
     empty = "" if profile.caching else "; empty is not checked"
     lines += [f"    {name}: checks {pin.key}: {pin.help}{empty}" for name, pin in PINS.items()]
     return "\n".join(lines)
+
+
+def submission(options: argparse.Namespace) -> Submission:
+    """Return what a run is started with: the configuration, digests, arms, sources and what was set.
+
+    Raises:
+        MissingInput: If a digest is neither given nor to be had from a file here.
+    """
+    params = load(options.params or Path("params.yaml"))
+    found: dict[str, Any] = {CONFIG: canonical_json(params.model_dump(mode="json"))}
+    given = given_parameters(options.set)
+    for name, pin in PINS.items():
+        path = Path(leaves(params, (pin.key,))[pin.key])
+        if name in given:
+            continue
+        if not path.exists():
+            raise MissingInput(f"{pin.key}: {path} is not here", f"give its digest with --set {name}=SHA256")
+        found[name] = digest_path(path)
+    if options.methods or options.seeds:
+        methods = (options.methods or CONFIGURED).split(",")
+        seeds = (options.seeds or str(params.finetune.seed)).split(",")
+        pairs = itertools.product(methods, seeds)
+        found[ARMS] = [f"{method.strip()}/{seed.strip()}" for method, seed in pairs]
+    if options.each_source:
+        found["sources"] = source_names(params)
+    return Submission(found | given, params.track)
+
+
+def source_names(params: Params) -> list[str]:
+    """Return the names of the sources that the configuration selects."""
+    from graftgan.checkpoints.catalogue import Catalogue
+
+    return [source.name for source in Catalogue(Path(params.rank.catalogue)).select(params.rank.sources)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

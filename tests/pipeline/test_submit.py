@@ -191,7 +191,7 @@ def test_the_report_of_a_run_comes_from_mlflow(place: Path, monkeypatch: pytest.
         with open_tracker(params, name) as tracker:
             tracker.log_artifact(place / name / "report", "report")
     assert sync(journal_root(), params.track).complete
-    target = submit.fetch_report(params, "kfp-7", place / "deep" / "report.html")
+    target = submit.fetch_report(params.track, "kfp-7", place / "deep" / "report.html")
     assert target.read_text() == "page of report"
     with pytest.raises(MissingInput, match="kfp-8"):
-        submit.fetch_report(params, "kfp-8", place / "other.html")
+        submit.fetch_report(params.track, "kfp-8", place / "other.html")
