@@ -33,6 +33,7 @@ WORKDIR /app
 COPY zoo ./zoo
 COPY data ./data
 COPY params.yaml ./
+COPY lifelong ./lifelong
 RUN chmod -R a+rX /app
 
 FROM ${BASE_IMAGE}

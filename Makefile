@@ -34,6 +34,7 @@ lint: setup ## style and types
 	$(BIN)/python -m pipelines.dvc --check
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m pipelines.lint
+	$(BIN)/python -m pipelines.lifelong dvc --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
 
@@ -49,6 +50,7 @@ bench: setup ## all benchmarks that need no GPU; hours
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
 	$(THREADS) $(BIN)/python benchmarks/selection.py
 	$(THREADS) $(BIN)/python benchmarks/methods.py
+	$(THREADS) $(BIN)/python benchmarks/lifelong.py
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py
@@ -60,9 +62,10 @@ zoo: setup ## train the missing source checkpoints and write cards and catalogue
 	$(THREADS) $(BIN)/python zoo/build.py train
 	$(THREADS) $(BIN)/python zoo/build.py finish
 
-pipelines: setup ## write dvc.yaml and the compiled Kubeflow pipelines from the stage table
+pipelines: setup ## write dvc.yaml files and compiled Kubeflow pipelines from the stage tables
 	$(BIN)/python -m pipelines.dvc
 	$(BIN)/python -m pipelines.compile
+	$(BIN)/python -m pipelines.lifelong dvc
 
 image-test: setup ## build the image with a Docker Engine and run the stages inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
@@ -17,6 +17,7 @@ IMAGE = f"graftgan:{graftgan.__version__}"
 LOCAL_MARKER = "GRAFTGAN_RUNNER=kfp.dsl.executor_main"
 # Tasks of one pipeline run join one MLflow parent run by this.
 RUN_ID = f"KFP_RUN_ID={dsl.PIPELINE_JOB_ID_PLACEHOLDER}"
+CONFIG_HELP = "whole configuration as JSON, from `graftgan config show --json`"
 ARTIFACTS = {
     "dataset": dsl.Dataset,
     "model": dsl.Model,
@@ -35,22 +36,45 @@ def component(name: str, items: Collection[str] = ()) -> Callable[..., Any]:
         items: Knobs for lists that take a single item here, for the tasks of a fan-out.
     """
     spec = stage(name)
-    return container(spec.name, describe(spec), signature(spec, items))
+    return container(spec.name, describe(spec), signature(spec, items), (spec.name,))
 
 
-def container(name: str, text: str, parameters: inspect.Signature) -> Callable[..., Any]:
-    """Return a container component that runs `graftgan NAME` on its executor input.
+def container_component(
+    name: str, spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str], words: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a component all of whose parameters are texts, empty by default but for the configuration.
 
     Args:
-        name: Sub-command, and name of the component.
+        name: Its name.
+        spec: The stage's description.
+        inputs: The port that each input comes from.
+        texts: Help of each parameter.
+        words: The sub-command.
+    """
+    read = [parameter(name, dsl.Input[ARTIFACTS[port.kind]]) for name, port in inputs.items()]
+    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in outputs_of(spec)]
+    given = [parameter(name, str, "{}" if name == CONFIG else "") for name in texts]
+    helps = {name: port.help for name, port in inputs.items()} | dict(texts)
+    text = "\n".join([spec.help, "", "Args:", *(f"    {name}: {told}" for name, told in helps.items())])
+    return container(name, text, inspect.Signature([*read, *outputs, *given]), words)
+
+
+def container(
+    name: str, text: str, parameters: inspect.Signature, words: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a container component that runs a sub-command on its executor input.
+
+    Args:
+        name: Its name.
         text: Docstring, from which the Kubeflow UI takes its help texts.
         parameters: Its parameters, with kfp's annotations.
+        words: The sub-command.
     """
 
     def function(*placeholders: object) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
             image=IMAGE,
-            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", name],
+            command=["env", LOCAL_MARKER, RUN_ID, "graftgan", *words],
             args=["--kfp-executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
@@ -112,7 +136,7 @@ def describe(spec: StageSpec) -> str:
     texts: dict[str, Knob | Pin] = {**pins(spec), **knobs(spec)}
     lines = [spec.help, "", "Args:"]
     lines += [f"    {name}: {origin_port(spec.origin(name)).help}" for name in (*spec.inputs, *spec.warm)]
-    lines += [f"    {CONFIG}: whole configuration as JSON, from `graftgan config show --json`"]
+    lines += [f"    {CONFIG}: {CONFIG_HELP}"]
     lines += [f"    {name}: {verb(entry)} {entry.key}: {entry.help}" for name, entry in texts.items()]
     return "\n".join(lines)
 

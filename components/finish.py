@@ -28,4 +28,5 @@ finish = container(
             parameter("tracking_uri", str, ""),
         ]
     ),
+    ("finish",),
 )

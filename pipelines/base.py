@@ -9,25 +9,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kfp import compiler, local
-from kfp.components import load_component_from_file
 
 from graftgan.config import Track
 from graftgan.contract import canonical_json
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.kfp_io import CONFIG
 from graftgan.params import load as load_params
-from pipelines import profiles
+from pipelines import compiling, profiles
 from pipelines.profiles import Profile
 
-NAMES = ("transfer",)
+NAMES = ("transfer", "lifelong")
 COMPILED = Path(__file__).parent / "compiled"
 LOCAL = "local"
 
@@ -68,8 +65,7 @@ def compiled_path(name: str) -> Path:
 
 def compile_to(name: str, path: Path, profile: Profile) -> None:
     """Write a compiled pipeline to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build(name, profile), str(path))
+    compiling.compile_to(build(name, profile), path)
 
 
 def documents(path: Path) -> list[Any]:
@@ -87,25 +83,6 @@ def documents(path: Path) -> list[Any]:
     if not found or not isinstance(found[0], dict) or "pipelineInfo" not in found[0]:
         raise ConfigError(f"{path} is no compiled pipeline", "make it with `python -m pipelines.compile`")
     return found
-
-
-def same_as_fresh(name: str, path: Path, profile: Profile) -> bool:
-    """Return whether `path` holds what a fresh compile gives, compared as parsed YAML."""
-    with tempfile.TemporaryDirectory() as folder:
-        fresh = Path(folder) / "fresh.yaml"
-        compile_to(name, fresh, profile)
-        return path.exists() and documents(path) == documents(fresh)
-
-
-def run(compiled: Path, arguments: Mapping[str, Any], root: Path) -> None:
-    """Execute a compiled pipeline with kfp's local runner; artifacts go below `root/RUN`.
-
-    Raises:
-        RuntimeError: If a task fails.
-    """
-    runner = local.SubprocessRunner(use_venv=False)
-    local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
-    load_component_from_file(str(compiled))(**arguments)
 
 
 def add_profile_options(parser: argparse.ArgumentParser) -> None:
@@ -131,13 +108,8 @@ def compile_or_check(name: str, options: argparse.Namespace) -> int:
             "name another file with --output",
         )
     path = options.output or compiled_path(name)
-    if not options.check:
-        compile_to(name, path, profile)
-        return 0
-    if same_as_fresh(name, path, profile):
-        return 0
-    print(f"{path} is stale\n  fix: python -m pipelines.compile {name}", file=sys.stderr)
-    return 1
+    remedy = f"python -m pipelines.compile {name}"
+    return compiling.compile_or_check(build(name, profile), path, options.check, remedy)
 
 
 def main_of(name: str, text: str | None, arguments: Sequence[str] | None) -> int:
@@ -156,7 +128,7 @@ def main_of(name: str, text: str | None, arguments: Sequence[str] | None) -> int
         if options.action == "compile":
             return compile_or_check(name, options)
         config = canonical_json(load_params(options.params).model_dump(mode="json"))
-        run(compiled_path(name), {CONFIG: config, **given_parameters(options.set)}, options.root)
+        compiling.run(compiled_path(name), {CONFIG: config, **given_parameters(options.set)}, options.root)
     except GraftganError as error:
         return fail(error)
     return 0

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.lifelong_config import TaskData, Translate
-from graftgan.lifelong_params import load_section, resolve_section
+from graftgan.lifelong_params import (
+    dumps_lifelong,
+    load_lifelong,
+    load_section,
+    loads_lifelong,
+    resolve_section,
+)
 
 
 def test_a_description_is_read_from_yaml(tmp_path: Path) -> None:
@@ -39,8 +47,6 @@ def test_a_description_is_read_from_yaml(tmp_path: Path) -> None:
 def test_errors_name_the_place_and_the_key(raw: Any, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_section(raw, TaskData, "here")
-    import re
-
     assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
 
 
@@ -53,3 +59,67 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "lr.yaml").write_text("lr: -1", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"lr\.yaml: lr: Input should be greater than 0"):
         load_section(tmp_path / "lr.yaml", Translate)
+
+
+def write_list(path: Path, **sections: Any) -> Path:
+    grey = {"data": {"target": "pictures", "make": "grey"}}
+    edges = {"data": {"target": "pictures", "make": "edges"}, "init": "warm:grey", "train": {"batch": 3}}
+    raw = {"tasks": {"grey": grey, "edges": edges}, "train": {"lr": 0.001}, **sections}
+    path.write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def test_a_list_keeps_its_order_and_each_task_has_its_recipe(tmp_path: Path) -> None:
+    params = load_lifelong(write_list(tmp_path / "p.yaml"), ["tasks.grey.init=random", "bank.ngf=8"])
+    assert list(params.tasks) == ["grey", "edges"] and params.bank.ngf == 8
+    assert params.recipe("grey") == Translate(lr=0.001)
+    assert params.recipe("edges") == Translate(lr=0.001, batch=3)
+    assert loads_lifelong(dumps_lifelong(params), ["registry.gate=off"]).registry.gate == "off"
+    assert list(loads_lifelong(dumps_lifelong(params)).tasks) == ["grey", "edges"]
+
+
+def test_a_budget_of_one_task_takes_the_place_of_the_common_one(tmp_path: Path) -> None:
+    path = write_list(tmp_path / "p.yaml", train={"budget": {"epochs": 3}})
+    params = load_lifelong(path, ["tasks.edges.train={budget: {kimg: 1}}"])
+    assert params.recipe("grey").budget.epochs == 3.0
+    assert (params.recipe("edges").budget.kimg, params.recipe("edges").budget.epochs) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("bank.ngf", "has no '='"),
+        ("tasks.gone.init=random", "has no such task.*the tasks are grey, edges"),
+        ("tasks.grey={}", "tasks.grey.data: Field required.*Its images"),
+        ("tasks={}", "at least 1 item"),
+        ("tasks.edges.init=hot", "tasks.edges.init: String should match.*warm:TASK"),
+        ("tasks.edges.init=warm:edges", "the earlier tasks are: grey"),
+        ("tasks.edges.train={lrr: 1}", "lrr"),
+        ("tasks.edges.data.mak=grey", "unknown key 'tasks.edges.data.mak'.*tasks.NAME.data.make"),
+        ("bank.generator=unet_256", "tasks.grey.data.resolution must be a multiple of 256"),
+        ("bank.shares=0.5", "unknown key 'bank.shares'.*bank.share"),
+        ("bank.share=1.5", "bank.share"),
+        ("registry.gate=maybe", "registry.gate: Input should be 'off'.*off always promotes"),
+        ("tasks.grey.init=[1", "is not YAML"),
+    ],
+)
+def test_what_does_not_fit_a_list_is_named(tmp_path: Path, assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_lifelong(write_list(tmp_path / "p.yaml"), [assignment])
+    assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
+
+
+def test_names_that_cannot_be_files_are_refused(tmp_path: Path) -> None:
+    task = {"data": {"target": "pictures", "make": "grey"}}
+    with pytest.raises(ConfigError, match="should match pattern"):
+        load_lifelong(write_list(tmp_path / "p.yaml", tasks={"../grey": task}))
+
+
+def test_texts_that_are_no_list_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- a", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds a list, not a mapping"):
+        load_lifelong(tmp_path / "list.yaml")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        loads_lifelong("{")
+    with pytest.raises(MissingInput, match=r"gone\.yaml cannot be read"):
+        load_lifelong(tmp_path / "gone.yaml")

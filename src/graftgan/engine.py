@@ -35,10 +35,12 @@ from graftgan.contract import (
 )
 from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
+from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, leaves
 from graftgan.stages.specs import StageSpec, stage
 
-StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
+StageFunction = Callable[..., Outcome]
+"""Takes inputs, parameters, outputs and context, and the item of a stage that has one."""
 
 
 def home() -> Path:
@@ -85,14 +87,14 @@ class Job:
     """
 
     spec: StageSpec
-    params: Params
+    params: Params | LifelongParams
     inputs: Mapping[str, Path]
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name."""
+        """Return the paths that the parameters name; a key without a value names none."""
         flat = leaves(self.params, self.spec.external)
-        return {key: Path(flat[key]) for key in self.spec.external}
+        return {key: Path(flat[key]) for key in self.spec.external if flat[key] is not None}
 
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.
@@ -103,9 +105,9 @@ class Job:
         digests = {}
         for name, path in sorted(self.inputs.items()):
             if not path.exists():
-                writer = self.spec.origin(name).split(".")[0]
                 raise MissingInput(
-                    f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`"
+                    f"input {name} of {self.spec.name}: {path} does not exist",
+                    f"run `graftgan {self.spec.writer(name)}`",
                 )
             digests[name] = digest_path(path)
         return digests | self.external_digests()
@@ -213,7 +215,8 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         for port in job.spec.outputs:
             if port.folder:
                 temporary[port.name].mkdir()
-        outcome = function(job.inputs, job.params, temporary, context)
+        item = (job.spec.item,) if job.spec.item else ()
+        outcome = function(job.inputs, job.params, temporary, context, *item)
         _check_written(job.spec, temporary)
     entries = {
         p.name: Entry(digest_path(job.outputs[p.name]), size_bytes(job.outputs[p.name]))

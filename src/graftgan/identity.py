@@ -14,9 +14,11 @@ from graftgan.contract import canonical_json, digest_text
 from graftgan.digests import DigestCache
 from graftgan.engine import cache_home
 from graftgan.errors import MissingInput
+from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest
 
 PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
+LIFELONG_SECTIONS = ("tasks", "bank", "train", "scores", "registry")
 ENVIRONMENT = ("GRAFTGAN_RUN_ID", "MLFLOW_RUN_ID", "KFP_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
@@ -39,7 +41,12 @@ class RunIdentity:
     kfp_run: str = ""
 
 
-def resolve_identity(params: Params, environ: Mapping[str, str] = os.environ) -> RunIdentity:
+def pipeline_sections(params: Params | LifelongParams) -> tuple[str, ...]:
+    """Return the sections that can change what a pipeline makes."""
+    return LIFELONG_SECTIONS if isinstance(params, LifelongParams) else PIPELINE_SECTIONS
+
+
+def resolve_identity(params: Params | LifelongParams, environ: Mapping[str, str] = os.environ) -> RunIdentity:
     """Return the identity of the pipeline run; the first match wins.
 
     In order: `GRAFTGAN_RUN_ID` (any text of the user's), `MLFLOW_RUN_ID` (an existing run to nest below),
@@ -59,8 +66,12 @@ def resolve_identity(params: Params, environ: Mapping[str, str] = os.environ) ->
         return RunIdentity(safe_name(kfp_run), f"kfp {kfp_run[:8]}", "kfp", kfp_run=kfp_run)
     if experiment:
         return RunIdentity(safe_name(f"{experiment}-{baseline[:12]}"), experiment, "dvc")
-    key = digest_text(canonical_json([config_digest(params, PIPELINE_SECTIONS), _images_digest(params)]))[:16]
-    return RunIdentity(key, f"{Path(params.data.path).stem} {key[:6]}", "content")
+    known = [config_digest(params, pipeline_sections(params)), _images_digest(params)]
+    key = digest_text(canonical_json(known))[:16]
+    title = (
+        f"{len(params.tasks)} tasks" if isinstance(params, LifelongParams) else Path(params.data.path).stem
+    )
+    return RunIdentity(key, f"{title} {key[:6]}", "content")
 
 
 def safe_name(text: str) -> str:
@@ -69,9 +80,16 @@ def safe_name(text: str) -> str:
     return plain if plain == text else f"{plain}-{digest_text(text)[:8]}"
 
 
-def _images_digest(params: Params) -> str:
+def _images_digest(params: Params | LifelongParams) -> str:
+    if isinstance(params, LifelongParams):
+        given = [path for task in params.tasks.values() for path in (task.data.input, task.data.target)]
+        paths = [Path(path) for path in given if path is not None]
+    else:
+        paths = [Path(params.data.path)]
+    cache = DigestCache(cache_home())
     try:
-        return DigestCache(cache_home()).digest(Path(params.data.path))
+        digests = [cache.digest(path) for path in paths]
+        return digests[0] if len(digests) == 1 else digest_text(canonical_json(digests))
     except (MissingInput, OSError):
         # A pod of a later stage does not have the images; there the surroundings give the identity.
         return ""

@@ -124,12 +124,18 @@ PINS: dict[str, Pin] = {
 }
 
 
-def knobs(spec: StageSpec) -> dict[str, Knob]:
+LIFELONG_KNOBS: dict[str, Knob] = {
+    name: Knob(KNOBS[name].key, KNOBS[name].help) for name in ("model_name", "tracking_uri", "device")
+}
+ITEM = "task"
+
+
+def knobs(spec: StageSpec, known: Mapping[str, Knob] = KNOBS) -> dict[str, Knob]:
     """Return the knobs whose key the stage reads, so that turning one changes no other task."""
     read = (*spec.params, *spec.external, *SHARED_SECTIONS)
     return {
         name: knob
-        for name, knob in KNOBS.items()
+        for name, knob in known.items()
         if any(f"{knob.key}.".startswith(f"{key}.") for key in read)
     }
 
@@ -145,6 +151,7 @@ class KfpCall:
         config_json: The whole configuration as JSON text.
         assignments: `key=value` texts from the knobs that were turned.
         pins: Expected digests of what lies outside, by parameter; only those that were given.
+        item: What the stage is to be done for, such as one task of a list; empty where it has none.
         artifacts: The output artifacts as they came, by name.
         parameters: File of each output parameter.
         executor_output: Where the executor output goes.
@@ -156,6 +163,7 @@ class KfpCall:
     config_json: str
     assignments: list[str]
     pins: dict[str, str]
+    item: str
     artifacts: dict[str, dict[str, Any]] = field(repr=False)
     parameters: dict[str, Path] = field(repr=False)
     executor_output: Path = field(repr=False)
@@ -178,12 +186,13 @@ class KfpCall:
                 )
 
 
-def read(text: str, spec: StageSpec | None = None) -> KfpCall:
+def read(text: str, spec: StageSpec | None = None, known: Mapping[str, Knob] = KNOBS) -> KfpCall:
     """Read an executor input.
 
     Args:
         text: The JSON that took the place of `{{$}}`.
         spec: The stage, which tells what inputs are lists; without it none is.
+        known: The knobs of the pipeline.
 
     Raises:
         ConfigError: If it is not an executor input, or names an unknown parameter or kind of artifact store.
@@ -212,7 +221,8 @@ def read(text: str, spec: StageSpec | None = None) -> KfpCall:
         outputs={name: local_path(artifact) for name, artifact in artifacts.items() if name not in CARD},
         config_json=str(parameters.pop(CONFIG, None) or "{}"),
         pins={name: value for name in PINS if (value := str(parameters.pop(name, None) or ""))},
-        assignments=_assignments(parameters),
+        item=str(parameters.pop(ITEM, None) or "") if known is LIFELONG_KNOBS else "",
+        assignments=_assignments(parameters, known),
         artifacts=artifacts,
         parameters=told,
         executor_output=executor_output,
@@ -226,12 +236,12 @@ def _single(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     return dict(artifacts[0])
 
 
-def _assignments(parameters: Mapping[str, Any]) -> list[str]:
-    if unknown := sorted(set(parameters) - set(KNOBS)):
+def _assignments(parameters: Mapping[str, Any], known: Mapping[str, Knob]) -> list[str]:
+    if unknown := sorted(set(parameters) - set(known)):
         raise ConfigError(
-            f"unknown pipeline parameter {unknown[0]!r}", f"the parameters are {', '.join(KNOBS)}"
+            f"unknown pipeline parameter {unknown[0]!r}", f"the parameters are {', '.join(known)}"
         )
-    return [text for name, value in parameters.items() for text in KNOBS[name].assignments(value)]
+    return [text for name, value in parameters.items() for text in known[name].assignments(value)]
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:

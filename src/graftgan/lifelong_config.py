@@ -1,12 +1,12 @@
-"""Settings of image-to-image tasks: what a task's images are, and how a translator is trained on them."""
+"""Settings of image-to-image tasks: their images, how a translator is trained on them, and lists of tasks."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from graftgan.config import Budget, Split
+from graftgan.config import Budget, Runtime, Split, Track
 from graftgan.section import Count, Fraction, Positive, Section
 
 Kind = Literal["paired", "unpaired"]
@@ -107,3 +107,83 @@ class TranslationScores(Section):
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="Level of the intervals.")
     max_images: Annotated[int, Field(ge=16)] = Field(1000, description="Most test images used.")
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+WARM = "warm:"
+
+
+class BankOptions(Section):
+    """The bank that the tasks go into; it is made before the first one and cannot be changed."""
+
+    generator: Literal["resnet_6", "resnet_9", "unet_128", "unet_256"] = Field(
+        "resnet_9", description="Generator of all tasks."
+    )
+    ngf: Count = Field(64, description="Feature maps of the generator's first layer.")
+    norm: Literal["instance", "batch"] = Field("instance", description="Norm of the generator.")
+    dropout: bool = Field(False, description="Whether the generator drops feature maps while it trains.")
+    share: Share | list[Share] | dict[str, Share] = Field(
+        0.25,
+        description="Lambda, the share of new filters of later tasks: one number, a list of one a layer, or "
+        "a mapping from layer names.",
+    )
+
+
+class LifelongTask(Section):
+    """One task of the list."""
+
+    data: TaskData = Field(description="Its images.")
+    init: Annotated[str, Field(pattern=r"^(random|auto|warm:[A-Za-z0-9][A-Za-z0-9_-]{0,63})$")] = Field(
+        "random",
+        description="random, warm:TASK to start as an earlier task, or auto for the start that ranks first.",
+    )
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="Keys of `train` that this task has otherwise."
+    )
+
+
+class BankRegistry(Section):
+    """The model registry."""
+
+    name: str = Field("graftgan-bank", description="Registered model name.", pattern=r"^[A-Za-z0-9][\w.-]*$")
+    gate: Literal["off", "dry-run", "enforce"] = Field(
+        "enforce",
+        description="enforce: the champion gives way only to a bank with all its tasks, bit for bit; "
+        "off always promotes; dry-run never does.",
+    )
+
+
+class LifelongParams(Section):
+    """All of `lifelong/params.yaml`."""
+
+    tasks: Annotated[dict[TaskName, LifelongTask], Field(min_length=1)] = Field(
+        description="The tasks by name, in the order in which they are learnt."
+    )
+    bank: BankOptions = Field(default_factory=BankOptions)
+    train: Translate = Field(default_factory=Translate)
+    scores: TranslationScores = Field(default_factory=TranslationScores)
+    registry: BankRegistry = Field(default_factory=BankRegistry)
+    track: Track = Field(default_factory=Track)
+    runtime: Runtime = Field(default_factory=Runtime)
+
+    def recipe(self, name: str) -> Translate:
+        """Return the recipe of a task: `train` with the task's own keys."""
+        return Translate.model_validate({**self.train.model_dump(), **self.tasks[name].train})
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> LifelongParams:
+        earlier: list[str] = []
+        for name, task in self.tasks.items():
+            if task.init.startswith(WARM) and task.init.removeprefix(WARM) not in earlier:
+                known = ", ".join(earlier) or "none"
+                raise ValueError(f"tasks.{name}.init is {task.init}, and the earlier tasks are: {known}")
+            if self.bank.generator.startswith("unet"):
+                step = int(self.bank.generator.removeprefix("unet_"))
+                if task.data.resolution % step:
+                    raise ValueError(
+                        f"tasks.{name}.data.resolution must be a multiple of {step} for {self.bank.generator}"
+                    )
+            self.recipe(name)
+            earlier.append(name)
+        return self

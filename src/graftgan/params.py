@@ -177,7 +177,7 @@ def explain(key: str) -> str:
     return "\n".join([*lines, *(f"  {name}: {json.dumps(value)}" for name, value in facts.items())])
 
 
-def leaves(params: Params, selected: Sequence[str]) -> dict[str, Any]:
+def leaves(params: Section, selected: Sequence[str]) -> dict[str, Any]:
     """Return the leaves under the dotted `selected` keys as a flat dictionary."""
     flat = flatten(params.model_dump(mode="json"))
     return {k: v for k, v in flat.items() if any(k == s or k.startswith(f"{s}.") for s in selected)}
@@ -194,6 +194,6 @@ def flatten(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def config_digest(params: Params, selected: Sequence[str]) -> str:
+def config_digest(params: Section, selected: Sequence[str]) -> str:
     """Return the sha256 of the canonical JSON of the selected leaves."""
     return digest_text(canonical_json(leaves(params, selected)))

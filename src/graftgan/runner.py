@@ -56,7 +56,7 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
         contexts: list[Context] = []
 
         def surroundings(state: Path) -> Context:
-            tracker = stack.enter_context(open_tracker(job.params, job.spec.name))
+            tracker = stack.enter_context(open_tracker(job.params, job.spec.name, spec=job.spec))
             ctx = Context(
                 state, cache_home(), log, stack.enter_context(display()), tracker, stop=stop, resume=resume
             )

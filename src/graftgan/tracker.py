@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ from graftgan.context import NullTracker, Registry, Tracker
 from graftgan.engine import home
 from graftgan.errors import Interrupted
 from graftgan.follower import check_uri, follow, reachable
-from graftgan.identity import PIPELINE_SECTIONS, RunIdentity, git_revision, resolve_identity
+from graftgan.identity import RunIdentity, git_revision, pipeline_sections, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
+from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, flatten, leaves
-from graftgan.stages.specs import stage
+from graftgan.stages.specs import StageSpec, stage
 
 MAX_DATASET_DIGEST = 36
 MAX_PARAM = 6000
@@ -197,7 +198,12 @@ def param_text(key: str, value: Any) -> str:
 
 
 @contextmanager
-def open_tracker(params: Params, name: str, identity: RunIdentity | None = None) -> Iterator[Tracker]:
+def open_tracker(
+    params: Params | LifelongParams,
+    name: str,
+    identity: RunIdentity | None = None,
+    spec: StageSpec | None = None,
+) -> Iterator[Tracker]:
     """Give the tracker of one run of a stage, as `params.track` asks.
 
     With `track.mode: journal` or `live` events go to `<home>/journal/<run key>/<stage>-<n>.jsonl`. An attempt
@@ -210,6 +216,7 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
         params: All parameters.
         name: Name of the stage.
         identity: The pipeline run; by default found by `resolve_identity`.
+        spec: The stage's description, where it is not one of the transfer pipeline.
 
     Raises:
         ConfigError: If `track.uri` is of a kind that cannot be used.
@@ -220,7 +227,8 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
     if params.track.mode == "live":
         check_uri(params.track.uri)
     identity = identity or resolve_identity(params)
-    config = config_digest(params, stage(name).params)
+    selected = (spec or stage(name)).params
+    config = config_digest(params, selected)
     try:
         path, past, lock = _claim(journal_root() / identity.key, name, config)
         journal = Journal(path)
@@ -229,7 +237,7 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
         yield NullTracker()
         return
     try:
-        _begin(journal, past, identity, params, name, config)
+        _begin(journal, past, identity, params, name, selected)
         tracker = JournalTracker(journal, past, params.track.system_metrics)
         if params.track.mode == "live":
             follow(path.parent, params.track)
@@ -238,7 +246,7 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
         lock.release()
 
 
-def open_registry(params: Params, tracker: Tracker) -> Registry | None:
+def open_registry(params: Params | LifelongParams, tracker: Tracker) -> Registry | None:
     """Return the model registry for the register stage.
 
     Args:
@@ -318,16 +326,22 @@ def _past(events: list[Event]) -> Past:
 
 
 def _begin(
-    journal: Journal, past: Past, identity: RunIdentity, params: Params, name: str, config: str
+    journal: Journal,
+    past: Past,
+    identity: RunIdentity,
+    params: Params | LifelongParams,
+    name: str,
+    selected: Sequence[str],
 ) -> None:
+    config = config_digest(params, selected)
     tags = {"graftgan.stage": name, "graftgan.config": config[:32]}
     if revision := git_revision():
         tags |= {
             "mlflow.source.git.commit": revision.removesuffix("-dirty"),
             "graftgan.git_revision": revision,
         }
-    whole = leaves(params, PIPELINE_SECTIONS)
-    mine = leaves(params, stage(name).params)
+    whole = leaves(params, pipeline_sections(params))
+    mine = leaves(params, selected)
     with contextlib.suppress(OSError):
         journal.append(
             "start",

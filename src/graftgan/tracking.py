@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
 
+from graftgan.bank.package import is_bank
 from graftgan.config import Track
 from graftgan.contract import read_json
 from graftgan.errors import TryAgain
 from graftgan.follower import check_uri, is_remote, reachable
 from graftgan.journal import redacted
+from graftgan.reporting.sheets import png_bytes
 
 RUN_KEY = "graftgan.run_key"
 ATTEMPT = "graftgan.attempt"
@@ -273,18 +276,53 @@ def _model_scores(package: Path, model_id: str) -> list[Metric]:
     ]
 
 
+@dataclass(frozen=True)
+class Form:
+    """How a package is served.
+
+    Attributes:
+        code: File of the package that MLflow runs to load it.
+        signature: What it takes and gives.
+        example: Rows that it takes.
+        requirements: Distributions that serving needs.
+    """
+
+    code: str
+    signature: ModelSignature
+    example: pd.DataFrame
+    requirements: tuple[str, ...]
+
+
+def generator_form(facts: Mapping[str, Any]) -> Form:
+    """Return how a generator is served, for the content of its `model.json`."""
+    example = pd.DataFrame({"seed": [0], "truncation_psi": [float(facts["truncation_default"])]})
+    if facts["spec"]["classes"]:
+        example = example.assign(**{"class": [0]})
+    return Form("serving.py", model_signature(facts["spec"]), example, REQUIREMENTS)
+
+
+def bank_form(facts: Mapping[str, Any]) -> Form:
+    """Return how a task bank is served: `task` and `image` in, `image` out; the example is a grey image."""
+    signature = ModelSignature(
+        Schema([ColSpec("string", "task"), ColSpec("binary", "image")]), Schema([ColSpec("binary", "image")])
+    )
+    name, about = next(iter(facts["tasks"].items()))
+    grey = np.full((about["size_px"], about["size_px"], 3), 128, np.uint8)
+    example = pd.DataFrame({"task": [name], "image": [png_bytes(grey)]})
+    return Form("serving_bank.py", signature, example, (*REQUIREMENTS, "filelock", "pillow"))
+
+
 def save_pyfunc(package: Path, folder: Path, model_id: str | None = None, run: str | None = None) -> None:
     """Write a package as an MLflow model made from code: sources as text, weights as safetensors, no pickle.
 
     Args:
-        package: Package folder of the register stage.
+        package: Package folder of a register stage.
         folder: Folder to make.
         model_id: MLflow's id of the model.
         run: Run it comes from.
     """
     facts = read_json(package / "model.json")
-    classes = int(facts["spec"]["classes"])
-    example = pd.DataFrame({"seed": [0], "truncation_psi": [float(facts["truncation_default"])]})
+    form = bank_form(facts) if is_bank(facts) else generator_form(facts)
     source = Path(__file__).parent
     model = Model(model_uuid=model_id or uuid.uuid4().hex, model_id=model_id, run_id=run)
     with tempfile.TemporaryDirectory() as scratch:
@@ -293,16 +331,16 @@ def save_pyfunc(package: Path, folder: Path, model_id: str | None = None, run: s
         mlflow.pyfunc.save_model(
             folder,
             mlflow_model=model,
-            python_model=str(source / "serving.py"),
+            python_model=str(source / form.code),
             artifacts={PACKAGE: str(copied)},
             code_paths=[str(source)],
-            signature=model_signature(facts["spec"]),
-            input_example=example.assign(**{"class": [0]}) if classes else example,
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+            signature=form.signature,
+            input_example=form.example,
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in form.requirements],
         )
     # Folders of this machine are nobody's business; loading heeds the last parts alone.
     flavour = model.flavors["python_function"]
-    flavour["model_code_path"] = "serving.py"
+    flavour["model_code_path"] = form.code
     flavour["artifacts"][PACKAGE]["uri"] = PACKAGE
     model.save(folder / "MLmodel")
     for leftover in [*folder.rglob("__pycache__")]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from graftgan import cli as cli_module
 from graftgan.bank.store import Bank
 from graftgan.context import StopSignal
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
-from tests.bank.banks import SIZE_PX, grown
+from tests.bank.banks import SIZE_PX, contents, grown
 
 
 class Colours(torch.nn.Module):
@@ -106,14 +107,35 @@ def test_add_makes_a_bank_and_a_second_task_builds_on_it(
     # The test's own handlers stay in place.
     monkeypatch.setattr(StopSignal, "install", lambda self: None)
     sizes = ["--generator", "resnet_6", "--ngf", 2, "--lambda", 0.5]
-    for number, (make, more) in enumerate((("grey", sizes), ("edges", ["--init", "warm:grey"])), 1):
+    for number, (make, more) in enumerate((("grey", sizes), ("edges", ["--init", "auto"])), 1):
         data = {"target": str(pictures), "make": make, "resolution": SIZE_PX}
         (tmp_path / make).write_text(yaml.safe_dump(data))
         done = call("add", make, "--data", tmp_path / make, *common, *more)
         assert done.exception is None, done.exception
         assert f"{make} is task {number}; " in done.output
+    assert "after 40 steps its L1 on" in done.output
+    (tmp_path / "new").write_text(
+        yaml.safe_dump({"target": str(pictures), "make": "lowres", "resolution": SIZE_PX})
+    )
+    before = contents(tmp_path / "bank")
+    ranked = call("rank", "new", "--data", tmp_path / "new", *common, "--probe-steps", 2, "--images", 40)
+    assert ranked.exception is None, ranked.exception
+    head, *rows, key, why = ranked.output.splitlines()
+    assert head.split()[:4] == ["init", "start", "2", "steps"] and key == "* not clearly worse than the best"
+    inits = [row.removeprefix("*").split()[0] for row in rows]
+    assert set(inits) == {"random", "warm:grey", "warm:edges"} and why.startswith(
+        f"{inits[0]}: after 2 steps"
+    )
+    told = call(
+        "rank", "new", "--data", tmp_path / "new", *common, "--probe-steps", 2, "--images", 40, "--json"
+    )
+    found = json.loads(told.output)
+    assert [start["init"] for start in found["starts"]] == inits and found["why"] == why
+    assert found["images"] == 40
+    assert contents(tmp_path / "bank") == before
     bank = Bank(tmp_path / "bank")
-    assert [(task.name, task.init) for task in bank.tasks] == [("grey", "random"), ("edges", "warm:grey")]
+    assert [task.name for task in bank.tasks] == ["grey", "edges"]
+    assert f"\n{bank.task('edges').init}: after 40 steps" in f"\n{done.output}"
     assert all("l1" in task.scores and task.data_fingerprint for task in bank.tasks)
     assert "whole; 2 tasks" in call("verify", "--bank", bank.folder).output
     again = call("add", "edges", "--data", tmp_path / "edges", *common)

@@ -131,6 +131,12 @@ def write_zoo(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def project_at() -> Callable[[Path], Project]:
+    """Return what makes a project of a folder."""
+    return Project
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny project that is only copied from."""
     from graftgan.params import resolve

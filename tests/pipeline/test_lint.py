@@ -177,7 +177,7 @@ def test_an_argument_that_looks_like_a_secret_is_found_in_lists_too(clean: list[
 def test_limits_by_parameter_inside_a_loop_are_found_as_kfp_compiles_them(tmp_path: Path) -> None:
     """kfp 2.17 leaves accelerator and memory channels undeclared in the body of a loop."""
 
-    work = container_component("work", "Work.", inspect.Signature([parameter("item", str)]))
+    work = container_component("work", "Work.", inspect.Signature([parameter("item", str)]), ("work",))
 
     def pipeline(items: Any, memory: Any) -> None:
         with dsl.ParallelFor(items) as item:

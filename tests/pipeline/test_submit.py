@@ -99,6 +99,18 @@ def test_each_source_of_the_configuration_can_have_a_task(server: tuple[str, Sta
     assert made["runtime_config"]["parameters"]["sources"] == ["one", "two", "three"]
 
 
+def test_a_list_of_tasks_is_sent_as_its_own_pipeline_takes_it(
+    server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host = ["--host", server[0]]
+    assert submit.main(["run", "lifelong", *host, "--set", "device=cpu"]) == 0
+    (made,) = server[1].runs.values()
+    parameters = made["runtime_config"]["parameters"]
+    assert set(parameters) == {"config_json", "device"} and "tasks" in json.loads(parameters["config_json"])
+    assert submit.main(["run", "lifelong", *host, "--seeds", "1"]) == 2
+    assert "no arms" in capsys.readouterr().err
+
+
 def test_a_secret_in_a_parameter_is_not_sent(
     server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,8 @@ import pytest
 from reporting.test_browser import WIDTHS, browser, visit  # noqa: F401
 
 from graftgan.reporting.drawn import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from graftgan.study.page import Chart, Page, Section, Table, Trace, drawing, number, render
+from graftgan.reporting.linechart import Chart, Trace, drawing
+from graftgan.study.page import Page, Section, Table, number, render
 
 EVIL = "\"'><script>window.hacked=1</script><img src=x onerror=window.hacked=2>"
 

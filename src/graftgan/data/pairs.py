@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -55,6 +55,8 @@ class TaskImages:
         missing: Splits that do not, each with the reason.
         digest: sha256 over pixels, names and splits.
         warnings: Sentences for people.
+        licences: Each set, by the name of its file or folder, with the first lines of its licence; empty
+            where it states none.
     """
 
     data: TaskData
@@ -62,6 +64,7 @@ class TaskImages:
     missing: dict[str, str]
     digest: str
     warnings: tuple[str, ...]
+    licences: tuple[tuple[str, str], ...] = ()
 
     def part(self, name: str) -> Part:
         """Return a split.
@@ -83,6 +86,7 @@ class _Set:
     pixels: Images
     names: list[str]
     groups: list[str]
+    licence: str = ""
 
 
 def base_name(name: str) -> str:
@@ -113,7 +117,7 @@ def load_task(data: TaskData) -> TaskImages:
         targets = _read(data, "target")
         make, factor = data.make, data.lowres_factor
         made = np.stack([make_input(image, make, factor) for image in targets.pixels])
-        inputs = _Set(targets.where, made, targets.names, targets.groups)
+        inputs = replace(targets, pixels=made)
     rows, missing, told = _split(inputs, targets, data)
     parts = {
         name: Part(
@@ -122,7 +126,8 @@ def load_task(data: TaskData) -> TaskImages:
         )
         for name, chosen in rows.items()
     }  # fmt: skip
-    return TaskImages(data, parts, missing, _digest(parts), (*warnings, *told))
+    licences = _licences(inputs, targets)
+    return TaskImages(data, parts, missing, _digest(parts), (*warnings, *told), licences)
 
 
 def _unpaired(data: TaskData) -> TaskImages:
@@ -144,7 +149,12 @@ def _unpaired(data: TaskData) -> TaskImages:
     }  # fmt: skip
     lacking = tuple(f"there is no {name} split: {reason}" for name, reason in gone.items())
     others_told = tuple(text for text in (*told, *told_too) if not text.startswith("there is no "))
-    return TaskImages(data, parts, gone, _digest(parts), (*lacking, *others_told))
+    licences = _licences(first, second)
+    return TaskImages(data, parts, gone, _digest(parts), (*lacking, *others_told), licences)
+
+
+def _licences(*sets: _Set) -> tuple[tuple[str, str], ...]:
+    return tuple(dict.fromkeys((Path(images.where).name, images.licence) for images in sets))
 
 
 def _read(data: TaskData, key: str, enlarged: int = 1) -> _Set:
@@ -158,7 +168,8 @@ def _read(data: TaskData, key: str, enlarged: int = 1) -> _Set:
         data.background, data.max_pixels, data.max_file_bytes,
     )  # fmt: skip
     pixels, names, groups = [], [], []
-    for raw in open_source(path, data.max_file_bytes).images():
+    source = open_source(path, data.max_file_bytes)
+    for raw in source.images():
         if raw.bad:
             raise DataError(f"{key}: {path}: {raw.name}: {raw.bad}", "replace or remove this image")
         try:
@@ -168,7 +179,7 @@ def _read(data: TaskData, key: str, enlarged: int = 1) -> _Set:
         names.append(base_name(raw.name))
         groups.append(raw.group or names[-1])
     _refuse_twins(names, key, where)
-    return _Set(where, np.stack(pixels), names, groups)
+    return _Set(where, np.stack(pixels), names, groups, source.licence)
 
 
 def _refuse_twins(names: Sequence[str], key: str, where: str) -> None:
@@ -200,19 +211,15 @@ def _matched(inputs: _Set, targets: _Set, data: TaskData) -> tuple[_Set, _Set, l
 
 
 def _taken(images: _Set, rows: list[int]) -> _Set:
-    return _Set(
-        images.where, images.pixels[rows], [images.names[i] for i in rows], [images.groups[i] for i in rows]
-    )
+    names, groups = ([kept[i] for i in rows] for kept in (images.names, images.groups))
+    return replace(images, pixels=images.pixels[rows], names=names, groups=groups)
 
 
 def _cut(both: _Set, left_is_input: bool) -> tuple[_Set, _Set]:
     pairs = [halves(image) for image in both.pixels]
     left, right = (np.stack(side) for side in zip(*pairs, strict=True))
     first, second = (left, right) if left_is_input else (right, left)
-    return (
-        _Set(both.where, first, both.names, both.groups),
-        _Set(both.where, second, both.names, both.groups),
-    )
+    return replace(both, pixels=first), replace(both, pixels=second)
 
 
 def _split(

@@ -66,6 +66,14 @@ MEASURES = {
         "0.05 is honest",
         "Share of generated images as near to a training image as the nearest 5 % of unseen real images.",
     ),
+    "l1": Measure(
+        "L1", "lower", "Mean difference of a pixel from the truth, as a share of the range; blur is cheap."
+    ),
+    "psnr": Measure("PSNR", "higher", "Logarithm of the squared error, in dB; 58.92 dB is no error at all."),
+    "cosine": Measure(
+        "Feature angle", "lower", "Angle between output and truth in what a vision network sees, 1 - cos."
+    ),
+    "l2": Measure("Feature distance", "lower", "Distance of output and truth in what a vision network sees."),
     "authenticity": Measure(
         "Authenticity", "higher", "Share of generated images that are not near-copies of one training image."
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_scores
+from graftgan.progress import Progress
 from graftgan.reporting.sheets import sheet
+from graftgan.stages.warm_starts import AUTO, Looking, NewTask, StartRanking, rank_starts
 from graftgan.training.loop import History
 from graftgan.training.state import StateStore
 from graftgan.training.translation import TranslationTrainer, make_trainer
@@ -52,7 +54,7 @@ class Settings:
         train: The recipe.
         scores: The final scores.
         runtime: Device, and how often state is saved.
-        init: `random` or `warm:TASK`.
+        init: `random`, `warm:TASK`, or `auto` for the best of them; see :func:`rank_inits`.
     """
 
     train: Translate
@@ -70,16 +72,25 @@ class Learnt:
         history: Curves and validation scores.
         scores: Scores of test images, from inputs to targets.
         warnings: Sentences for people.
+        ranking: How the start was chosen; None where it was named.
     """
 
     task: Task
     history: History
     scores: dict[str, Estimate]
     warnings: tuple[str, ...]
+    ranking: StartRanking | None = None
 
 
 def learn_task(
-    bank: Bank, name: str, images: TaskImages, settings: Settings, ctx: Context, back: Bank | None = None
+    bank: Bank,
+    name: str,
+    images: TaskImages,
+    settings: Settings,
+    ctx: Context,
+    back: Bank | None = None,
+    *,
+    keep_state: bool = False,
 ) -> Learnt:
     """Train a task to the end, score it on test images and add it to the bank.
 
@@ -93,6 +104,7 @@ def learn_task(
         settings: How.
         ctx: Surroundings of the stage; state is kept below `ctx.state`.
         back: Bank of the generators from targets to inputs, which unpaired tasks need.
+        keep_state: Leave the saved state where it is, for who must still put the bank in place.
 
     Raises:
         Interrupted: A signal came; the state is saved.
@@ -110,6 +122,10 @@ def learn_task(
         if second is not None:
             locks.enter_context(second.alone())
             _take_back(bank, second, name)
+        ranking = None
+        if settings.init == AUTO:
+            ranking = rank_inits(bank, name, images, settings, second, progress=ctx.progress)
+            settings = replace(settings, init=ranking.chosen)
         begun = begin(bank, name, settings.init, settings.train.seed)
         begun_back = None if second is None else _begin_back(second, name, settings)
         trainer, warnings = _trainer(begun, begun_back, images, settings)
@@ -120,11 +136,30 @@ def learn_task(
         loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
         history = loop.run()
         restore_kept(trainer, history.best_tensors)
-        scores = score_task(trainer.gan.generator_ema, images, _extractor(settings, "extractor"), settings)
+        scores = score_task(
+            trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
+        )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
-        store.clear()
+        if not keep_state:
+            store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
-    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow))
+    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow), ranking)
+
+
+def rank_inits(
+    bank: Bank,
+    name: str,
+    images: TaskImages,
+    settings: Settings,
+    back: Bank | None = None,
+    looking: Looking | None = None,
+    progress: Progress | None = None,
+) -> StartRanking:
+    """Order the starts that a new task could have; see :func:`rank_starts`, which says what it raises."""
+    extractor = open_extractor(settings, "validation_extractor")
+    device = pick_device(settings.runtime.device)
+    new = NewTask(name, images, settings.train)
+    return rank_starts(bank, new, extractor, device, back, looking, progress)
 
 
 def score_task(
@@ -135,9 +170,25 @@ def score_task(
     Raises:
         DataError: There are too few test images.
     """
-    part = _first(images.part("test"), settings.scores.max_images)
-    confidence = settings.scores.confidence
-    outputs = translate(generator, part.inputs)
+    part = test_part(images, settings.scores)
+    return score_outputs(translate(generator, part.inputs), images, extractor, settings.scores)
+
+
+def test_part(images: TaskImages, scores: TranslationScores) -> Part:
+    """Return the test images that scores are of."""
+    return _first(images.part("test"), scores.max_images)
+
+
+def score_outputs(
+    outputs: NDArray[np.uint8], images: TaskImages, extractor: Extractor, scores: TranslationScores
+) -> dict[str, Estimate]:
+    """Return the scores of what was made of the inputs of :func:`test_part`; see :func:`score_task`.
+
+    Raises:
+        DataError: There are too few test images.
+    """
+    part = test_part(images, scores)
+    confidence = scores.confidence
     found: dict[str, Estimate] = {}
     if images.data.kind == "paired":
         if not can_judge(part):
@@ -156,7 +207,7 @@ def score_bank(
     bank: Bank, tasks: Mapping[str, TaskImages], settings: Settings
 ) -> dict[str, dict[str, Estimate]]:
     """Score every task of a bank whose images are given, as it is stored now."""
-    extractor = _extractor(settings, "extractor")
+    extractor = open_extractor(settings, "extractor")
     device = pick_device(settings.runtime.device)
     return {
         task.name: score_task(
@@ -207,14 +258,15 @@ def _judge(images: TaskImages, settings: Settings) -> tuple[TranslationJudge, li
         )
     if images.data.kind == "paired":
         return PairedJudge(part), warnings
-    return UnpairedJudge(part, _extractor(settings, "validation_extractor")), warnings
+    return UnpairedJudge(part, open_extractor(settings, "validation_extractor")), warnings
 
 
 def _first(part: Part, count: int) -> Part:
     return Part(part.inputs[:count], part.targets[:count], part.names[:count], part.groups[:count])
 
 
-def _extractor(settings: Settings, key: str) -> Extractor:
+def open_extractor(settings: Settings, key: str) -> Extractor:
+    """Return the feature extractor that `settings.scores` names at `key`."""
     name = str(getattr(settings.scores, key))
     given = settings.runtime.inception_weights
     weights = Path(given) if given and name == "inception" else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,25 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A package that asks to be registered.
+
+    Attributes:
+        name: Registered model name.
+        mode: Mode of the gate: off, dry-run or enforce.
+        package: Its folder.
+        key: Digest of the folder.
+        tags: Tags of the version.
+    """
+
+    name: str
+    mode: str
+    package: Path
+    key: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of the gate alone: which alias, why, and the comparison if there was one."""
 
@@ -87,7 +106,18 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     load_package(package)
     key = digest_path(package)
     ctx.tracker.log_artifact(package / CARD)
-    decision = _register(package, key, version_tags(facts), inputs, params, ctx)
+    name, mode = params.registry.name, params.registry.gate.mode
+    decision = settle(
+        Candidate(name, mode, package, key, version_tags(facts)),
+        lambda registry: judge(registry, package, inputs, params, ctx),
+        ctx,
+    )
+    tell(name, decision, ctx)
+    return Outcome({"package_bytes": float(size_bytes(package))})
+
+
+def tell(name: str, decision: Decision, ctx: Context) -> None:
+    """Leave a decision in `ctx.state / "decision.json"`, tag the run with it and say it."""
     ctx.state.mkdir(parents=True, exist_ok=True)
     write_json(ctx.state / "decision.json", asdict(decision))
     told = {"key": decision.key[:16], "version": decision.version, "decision": decision.alias}
@@ -95,10 +125,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
         {f"graftgan.register.{k}": v for k, v in (told | {"reason": decision.reason}).items() if v}
     )
     where = f"version {decision.version}" if decision.version else "not registered yet"
-    ctx.log.info(
-        "%s %s: %s %s", params.registry.name, where, decision.alias or "no alias", f"({decision.reason})"
-    )
-    return Outcome({"package_bytes": float(size_bytes(package))})
+    ctx.log.info("%s %s: %s %s", name, where, decision.alias or "no alias", f"({decision.reason})")
 
 
 def pack(inputs: Mapping[str, Path], params: Params, package: Path) -> dict[str, Any]:
@@ -154,41 +181,37 @@ def version_tags(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _register(
-    package: Path, key: str, tags: Mapping[str, str], inputs: Mapping[str, Path], params: Params, ctx: Context
-) -> Decision:
-    name, mode = params.registry.name, params.registry.gate.mode
+def settle(candidate: Candidate, judged: Callable[[Registry], Verdict], ctx: Context) -> Decision:
+    """Register a package once and give it the alias it deserves; without a registry, leave a request.
+
+    Args:
+        candidate: The package.
+        judged: Compares it with what the registry has; called only if it was not registered before.
+        ctx: Surroundings; `ctx.registry` may be None.
+    """
     trouble = "there is no registry"
     if ctx.registry is not None:
         try:
-            return _decide(ctx.registry, package, key, tags, inputs, params, ctx)
+            return _decide(ctx.registry, candidate, judged)
         except TryAgain as error:
             trouble = error.message
-    tracker = ctx.tracker
+    tracker, mode = ctx.tracker, candidate.mode
     kept = isinstance(tracker, RegistrationQueue) and tracker.request_registration(
-        name, key, package, tags, mode
+        candidate.name, candidate.key, candidate.package, candidate.tags, mode
     )
     remedy = "`graftgan sync` registers it later" if kept else "tracking is off, so it will not be registered"
     ctx.log.warning("the model is packed but not registered: %s; %s", trouble, remedy)
-    return Decision("", f"{trouble}; {remedy}", False, mode, key)
+    return Decision("", f"{trouble}; {remedy}", False, mode, candidate.key)
 
 
-def _decide(
-    registry: Registry,
-    package: Path,
-    key: str,
-    tags: Mapping[str, str],
-    inputs: Mapping[str, Path],
-    params: Params,
-    ctx: Context,
-) -> Decision:
-    name, mode = params.registry.name, params.registry.gate.mode
+def _decide(registry: Registry, candidate: Candidate, judged: Callable[[Registry], Verdict]) -> Decision:
+    name, mode, key = candidate.name, candidate.mode, candidate.key
     known = registry.find(name, key)
     if known is not None and ALIAS_TAG in known.tags:
         reason = f"the same package was registered before as version {known.version}"
         return Decision(known.tags[ALIAS_TAG], reason, False, mode, key, known.version)
-    verdict = judge(registry, package, inputs, params, ctx)
-    version = known or registry.publish(name, package, key, tags)
+    verdict = judged(registry)
+    version = known or registry.publish(name, candidate.package, key, candidate.tags)
     if mode != "dry-run":
         registry.promote(version, verdict.alias, verdict.reason)
     estimate = verdict.estimate

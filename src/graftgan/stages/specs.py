@@ -52,6 +52,9 @@ class StageSpec:
         warm: Like `inputs`, but only to save time: lists of feature files that another task computed.
         told: Maps an output parameter, for other tasks, to the text file `PORT/FILE` that holds it.
         pictures: Patterns `PORT/PATH` of the pictures on the stage's card in the Kubeflow UI.
+        module: Module below `graftgan.stages` that does the work, where it is not called as the stage.
+        item: What the stage does it for, such as one task of a list; `run` is given it.
+        group: Group of commands that the sub-command is in.
     """
 
     name: str
@@ -64,15 +67,23 @@ class StageSpec:
     warm: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
+    module: str = ""
+    item: str = ""
+    group: str = ""
 
     @property
     def entry(self) -> str:
         """Dotted path of the module whose `run` does the work."""
-        return f"graftgan.stages.{self.name.replace('-', '_')}"
+        return f"graftgan.stages.{self.module or self.name.replace('-', '_')}"
 
     def origin(self, name: str) -> str:
         """Return `STAGE.PORT` of an input, of one entry `NAME/0` of a list, or of a warm input."""
         return (self.inputs | self.warm)[name.partition("/")[0]]
+
+    def writer(self, name: str) -> str:
+        """Return the sub-command that writes the input called `name`."""
+        stage_name = self.origin(name).split(".")[0]
+        return " ".join((self.group, *stage_name.split("-", 1))) if self.group else stage_name
 
     def port(self, name: str) -> Port:
         """Return the output called `name`.

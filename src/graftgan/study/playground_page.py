@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from graftgan.contract import atomic_path, write_text
+from graftgan.reporting.linechart import PALETTE, Chart, Trace
 from graftgan.study.findings import (
     PUBLISHED_NOTE,
     ArmRow,
@@ -16,7 +17,7 @@ from graftgan.study.findings import (
     frame,
     outcome,
 )
-from graftgan.study.page import PALETTE, Chart, Page, Section, Table, Trace, number, render
+from graftgan.study.page import Page, Section, Table, number, render
 from graftgan.study.playground import ARMS, Playground
 from graftgan.study.statistics import Correlation
 from graftgan.study.units import Record

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from graftgan.contract import atomic_path, write_text
-from graftgan.study.page import PALETTE, Chart, Page, Section, Table, Trace, number, render
+from graftgan.reporting.linechart import PALETTE, Chart, Trace
+from graftgan.study.page import Page, Section, Table, number, render
 from graftgan.study.selectors import Score, Verdict, scorecard
 from graftgan.study.transfer import ARMS, Study
 from graftgan.study.transfer_findings import Times, averaged, draws, frame, grouped, times

@@ -1,0 +1,32 @@
+"""The first stage of a list of tasks: makes the banks, without tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from graftgan.bank.store import Bank
+from graftgan.context import Context
+from graftgan.contract import Outcome, write_json
+from graftgan.gans.translation import TranslatorSpec
+from graftgan.lifelong_config import LifelongParams
+from graftgan.stages.lifelong_files import drop_locks
+from graftgan.stages.lifelong_specs import BACK, BANK, TASKS
+
+
+def run(
+    inputs: Mapping[str, Path], params: LifelongParams, outputs: Mapping[str, Path], ctx: Context
+) -> Outcome:
+    """Make an empty bank, one for ways back, and an empty table of scores.
+
+    Raises:
+        ConfigError: `bank.share` does not fit the layers of the generator.
+    """
+    chosen = params.bank
+    spec = TranslatorSpec(kind=chosen.generator, ngf=chosen.ngf, norm=chosen.norm, dropout=chosen.dropout)
+    for name in (BANK, BACK):
+        Bank.create(outputs["learnt"] / name, spec, chosen.share)
+    (outputs["learnt"] / TASKS).mkdir()
+    drop_locks(outputs["learnt"])
+    write_json(outputs["scores"], {"rows": []})
+    return Outcome()
