@@ -32,9 +32,9 @@ lint: setup ## style and types
 	$(BIN)/mypy --strict src
 	$(BIN)/mypy components pipelines scripts
 	$(BIN)/python -m pipelines.dvc --check
-	$(BIN)/python -m pipelines.transfer compile --check
+	$(BIN)/python -m pipelines.compile --check
+	$(BIN)/python -m pipelines.lint
 	$(BIN)/python -m pipelines.lifelong dvc --check
-	$(BIN)/python -m pipelines.lifelong compile --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
 
@@ -65,9 +65,8 @@ zoo: setup ## train the missing source checkpoints and write cards and catalogue
 
 pipelines: setup ## write dvc.yaml files and compiled Kubeflow pipelines from the stage tables
 	$(BIN)/python -m pipelines.dvc
-	$(BIN)/python -m pipelines.transfer compile
+	$(BIN)/python -m pipelines.compile
 	$(BIN)/python -m pipelines.lifelong dvc
-	$(BIN)/python -m pipelines.lifelong compile
 
 image-test: setup ## build the image with a Docker Engine and run the stages inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh

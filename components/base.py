@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kfp import dsl
 
 import graftgan
-from graftgan.kfp_io import CONFIG, SUMMARY, knobs
+from graftgan.kfp_io import CONFIG, PICTURES, PINS, SUMMARY, Knob, Pin, knobs
 from graftgan.stages.specs import RESULT, Port, StageSpec, stage
 
 IMAGE = f"graftgan:{graftgan.__version__}"
@@ -28,59 +28,101 @@ ARTIFACTS = {
 }
 
 
-def component(name: str) -> Callable[..., Any]:
+def component(name: str, items: Collection[str] = ()) -> Callable[..., Any]:
     """Return the component of a stage: its command is the command line plus the executor input.
 
     Args:
         name: Name of the stage.
+        items: Knobs for lists that take a single item here, for the tasks of a fan-out.
     """
     spec = stage(name)
-    inputs = {key: origin_port(origin) for key, origin in spec.inputs.items()}
-    turned = {key: f"overrides {knob.key}: {knob.help}" for key, knob in knobs(spec).items()}
-    return container_component(name, spec, inputs, {CONFIG: CONFIG_HELP} | turned, (name,))
+    return container(spec.name, describe(spec), signature(spec, items), (spec.name,))
 
 
 def container_component(
     name: str, spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str], words: Sequence[str]
 ) -> Callable[..., Any]:
-    """Return a component that runs a sub-command.
+    """Return a component all of whose parameters are texts, empty by default but for the configuration.
 
     Args:
         name: Its name.
         spec: The stage's description.
         inputs: The port that each input comes from.
-        texts: Help of each parameter; all are texts, empty by default but for the configuration.
+        texts: Help of each parameter.
         words: The sub-command.
     """
-    shape = signature(spec, inputs, texts)
+    read = [parameter(name, dsl.Input[ARTIFACTS[port.kind]]) for name, port in inputs.items()]
+    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in outputs_of(spec)]
+    given = [parameter(name, str, "{}" if name == CONFIG else "") for name in texts]
+    helps = {name: port.help for name, port in inputs.items()} | dict(texts)
+    text = "\n".join([spec.help, "", "Args:", *(f"    {name}: {told}" for name, told in helps.items())])
+    return container(name, text, inspect.Signature([*read, *outputs, *given]), words)
 
-    def container(*placeholders: object) -> dsl.ContainerSpec:
+
+def container(
+    name: str, text: str, parameters: inspect.Signature, words: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a container component that runs a sub-command on its executor input.
+
+    Args:
+        name: Its name.
+        text: Docstring, from which the Kubeflow UI takes its help texts.
+        parameters: Its parameters, with kfp's annotations.
+        words: The sub-command.
+    """
+
+    def function(*placeholders: object) -> dsl.ContainerSpec:
         return dsl.ContainerSpec(
             image=IMAGE,
             command=["env", LOCAL_MARKER, RUN_ID, "graftgan", *words],
             args=["--kfp-executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
         )
 
-    container.__name__ = name
-    container.__doc__ = describe(spec, inputs, texts)
-    container.__signature__ = shape  # type: ignore[attr-defined]
-    container.__annotations__ = {p.name: p.annotation for p in shape.parameters.values()}
-    made: Callable[..., Any] = dsl.container_component(container)
+    function.__name__ = name
+    function.__doc__ = text
+    function.__signature__ = parameters  # type: ignore[attr-defined]
+    function.__annotations__ = {p.name: p.annotation for p in parameters.parameters.values()}
+    made: Callable[..., Any] = dsl.container_component(function)
     return made
 
 
-def signature(spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str]) -> inspect.Signature:
-    """Return the component's parameters: input artifacts, output artifacts, texts."""
+def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    """Return a parameter of a signature."""
+    return inspect.Parameter(
+        name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default
+    )
 
-    def parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
-        return inspect.Parameter(
-            name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation, default=default
-        )
 
-    read = [parameter(name, dsl.Input[ARTIFACTS[port.kind]]) for name, port in inputs.items()]
-    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in (*spec.outputs, RESULT, SUMMARY)]
-    given = [parameter(name, str, "{}" if name == CONFIG else "") for name in texts]
-    return inspect.Signature([*read, *outputs, *given])
+def signature(spec: StageSpec, items: Collection[str] = ()) -> inspect.Signature:
+    """Return the component's parameters: artifacts in, configuration, pins, knobs, artifacts out."""
+
+    def incoming(name: str, listed: bool) -> inspect.Parameter:
+        kind = ARTIFACTS[origin_port(spec.origin(name)).kind]
+        return parameter(name, dsl.Input[list[kind]] if listed else dsl.Input[kind])  # type: ignore[valid-type]
+
+    inputs = [incoming(name, name in spec.many) for name in spec.inputs]
+    inputs += [incoming(name, True) for name in spec.warm]
+    outputs = [parameter(p.name, dsl.Output[ARTIFACTS[p.kind]]) for p in outputs_of(spec)]
+    told = [parameter(name, dsl.OutputPath(str)) for name in spec.told]
+    texts = [parameter(CONFIG, str, "{}"), *(parameter(name, str, "") for name in pins(spec))]
+    for name, knob in knobs(spec).items():
+        single = name in items
+        texts.append(parameter(name, str if single else knob.type, "" if single else knob.neutral))
+    return inspect.Signature([*inputs, *outputs, *told, *texts])
+
+
+def outputs_of(spec: StageSpec) -> tuple[Port, ...]:
+    """Return the ports of a component: the stage's, its result, and what its card shows."""
+    return (*spec.outputs, RESULT, SUMMARY, *([PICTURES] if spec.pictures else []))
+
+
+def pins(spec: StageSpec) -> dict[str, Pin]:
+    """Return the digests that are part of a task's cache key: all, but of prepare only those that it reads.
+
+    Later stages see what is outside through artifacts of earlier ones, of which Kubeflow's key holds only the
+    names.
+    """
+    return {name: pin for name, pin in PINS.items() if spec.inputs or pin.key in spec.external}
 
 
 def origin_port(origin: str) -> Port:
@@ -89,9 +131,16 @@ def origin_port(origin: str) -> Port:
     return stage(writer).port(port)
 
 
-def describe(spec: StageSpec, inputs: Mapping[str, Port], texts: Mapping[str, str]) -> str:
+def describe(spec: StageSpec) -> str:
     """Return the component's docstring, from which the Kubeflow UI takes its help texts."""
+    texts: dict[str, Knob | Pin] = {**pins(spec), **knobs(spec)}
     lines = [spec.help, "", "Args:"]
-    lines += [f"    {name}: {port.help}" for name, port in inputs.items()]
-    lines += [f"    {name}: {text}" for name, text in texts.items()]
+    lines += [f"    {name}: {origin_port(spec.origin(name)).help}" for name in (*spec.inputs, *spec.warm)]
+    lines += [f"    {CONFIG}: {CONFIG_HELP}"]
+    lines += [f"    {name}: {verb(entry)} {entry.key}: {entry.help}" for name, entry in texts.items()]
     return "\n".join(lines)
+
+
+def verb(entry: Knob | Pin) -> str:
+    """Return what a parameter does to its key."""
+    return "overrides" if isinstance(entry, Knob) else "checks"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from kfp import compiler, local
 from kfp.components import load_component_from_file
-
-from graftgan.kfp_io import CONFIG
 
 
 def compile_to(pipeline: Any, path: Path) -> None:
@@ -41,12 +40,12 @@ def compile_or_check(pipeline: Any, path: Path, check: bool, remedy: str) -> int
     return 1
 
 
-def run(compiled: Path, config_json: str, root: Path) -> None:
-    """Execute a compiled pipeline with kfp's local runner; artifacts go to `root/RUN/STAGE/PORT`.
+def run(compiled: Path, arguments: Mapping[str, Any], root: Path) -> None:
+    """Execute a compiled pipeline with kfp's local runner; artifacts go below `root/RUN`.
 
     Raises:
         RuntimeError: If a task fails.
     """
     runner = local.SubprocessRunner(use_venv=False)
     local.init(runner=runner, pipeline_root=str(root), raise_on_error=True)
-    load_component_from_file(str(compiled))(**{CONFIG: config_json})
+    load_component_from_file(str(compiled))(**arguments)

@@ -17,15 +17,18 @@ from typing import Any
 import yaml
 from kfp import dsl
 
-from components.base import IMAGE
 from components.lifelong import COMPONENTS, CONFIG_HELP, texts
+from graftgan.errors import ConfigError, GraftganError
 from graftgan.kfp_io import CONFIG, ITEM, LIFELONG_KNOBS
 from graftgan.lifelong_config import LifelongParams
 from graftgan.lifelong_params import dumps_lifelong, load_lifelong
 from graftgan.params import leaves
 from graftgan.stages.lifelong_specs import lifelong_paths, lifelong_stages
 from graftgan.stages.specs import StageSpec
+from pipelines import profiles
+from pipelines.base import Submission, add_profile_options, fail, given_parameters
 from pipelines.compiling import compile_or_check, run
+from pipelines.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
 COMPILED = Path(__file__).parent / "compiled" / "lifelong.yaml"
@@ -34,8 +37,13 @@ OUT = Path("out/lifelong")
 HEADER = "# Made by `python -m pipelines.lifelong dvc` from lifelong/params.yaml: change that, not this.\n"
 
 
-def build(tasks: Sequence[str], image: str = IMAGE) -> Any:
-    """Return the pipeline that learns the named tasks, every step of it in `image`."""
+def build(profile: Profile, tasks: Sequence[str] | None = None) -> Any:
+    """Return the pipeline that learns the named tasks, by default those of `lifelong/params.yaml`.
+
+    No step is cached: the cache key holds neither the user's images nor the registry; a hit could be stale.
+    """
+    tasks = tuple(load_lifelong(ROOT / PARAMS).tasks) if tasks is None else tasks
+    profile = profile.model_copy(update={"caching": False})
 
     def lifelong(*values: Any) -> None:
         given = dict(zip((CONFIG, *LIFELONG_KNOBS), values, strict=True))
@@ -45,9 +53,7 @@ def build(tasks: Sequence[str], image: str = IMAGE) -> Any:
             told = {name: given[name] for name in texts(spec) if name != ITEM}
             item = {ITEM: spec.item} if spec.item else {}
             step = steps[spec.name] = COMPONENTS[spec.name.split("-")[0]](**artifacts, **told, **item)
-            step.set_display_name(spec.name).set_container_image(image)
-            # Kubeflow's cache key holds neither the user's images nor the registry, so a hit could be stale.
-            step.set_caching_options(False)
+            profiles.apply(step, spec.name, profile)
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=str, default=default)
@@ -55,7 +61,7 @@ def build(tasks: Sequence[str], image: str = IMAGE) -> Any:
     ]
     lifelong.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     lifelong.__doc__ = describe(tasks)
-    return dsl.pipeline(name="graftgan-lifelong")(lifelong)
+    return dsl.pipeline(name="graftgan-lifelong", pipeline_root=profile.pipeline_root)(lifelong)
 
 
 def _output(steps: dict[str, Any], origin: str) -> Any:
@@ -69,6 +75,21 @@ def describe(tasks: Sequence[str]) -> str:
     lines += ["Args:", f"    {CONFIG}: {CONFIG_HELP}"]
     lines += [f"    {name}: overrides {knob.key}: {knob.help}" for name, knob in LIFELONG_KNOBS.items()]
     return "\n".join(lines)
+
+
+def submission(options: argparse.Namespace) -> Submission:
+    """Return what a run is started with: the list of tasks and what was set.
+
+    Raises:
+        ConfigError: If options were given that another pipeline has.
+    """
+    if options.methods or options.seeds or options.each_source:
+        raise ConfigError(
+            "the pipeline lifelong has no arms and no sources", "say them in lifelong/params.yaml"
+        )
+    params = load_lifelong(options.params or ROOT / PARAMS)
+    arguments = {CONFIG: dumps_lifelong(params)} | given_parameters(options.set)
+    return Submission(arguments, params.track)
 
 
 def stage_entry(spec: StageSpec, params: LifelongParams) -> dict[str, Any]:
@@ -121,12 +142,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(dumps_lifelong(params))
         return 0
     if options.action == "run":
-        run(options.pipeline, dumps_lifelong(params), options.root)
+        run(options.pipeline, {CONFIG: dumps_lifelong(params)}, options.root)
         return 0
     if options.action == "dvc":
         return write_or_check(dvc_text(params), options.output, options.check)
     remedy = "python -m pipelines.lifelong compile"
-    pipeline = build(tuple(params.tasks), options.image)
+    try:
+        profile = profiles.load(options.profile, options.image)
+    except GraftganError as error:
+        return fail(error)
+    pipeline = build(profile, tuple(params.tasks))
     return compile_or_check(pipeline, options.output, options.check, remedy)
 
 
@@ -136,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     dvc = actions.add_parser("dvc", help="write lifelong/dvc.yaml")
     dvc.add_argument("--output", type=Path, default=ROOT / "lifelong" / "dvc.yaml")
     compile_ = actions.add_parser("compile", help="write the compiled YAML")
-    compile_.add_argument("--image", default=IMAGE, help="container image of every step")
+    add_profile_options(compile_)
     compile_.add_argument("--output", type=Path, default=COMPILED)
     for writing in (dvc, compile_):
         writing.add_argument(

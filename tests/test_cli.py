@@ -24,9 +24,20 @@ from graftgan.contract import Result, digest_file
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.params import keys, load
-from graftgan.stages.specs import STAGES
+from graftgan.stages.specs import CLUSTER_STAGES, STAGES
 
-COMMANDS = [s.name for s in STAGES] + ["run", "config", "doctor", "sample", "source", "weights", "sync"]
+TASKS = [*(s.name for s in CLUSTER_STAGES), "finish"]
+COMMANDS = [
+    *(s.name for s in STAGES),
+    *TASKS,
+    "run",
+    "config",
+    "doctor",
+    "sample",
+    "source",
+    "weights",
+    "sync",
+]
 HEAVY = {"torch", "mlflow", "kfp", "pandas", "numpy", "great_expectations", "onnxruntime", "bokeh", "pyarrow",
          "PIL", "scipy", "dvc"}  # fmt: skip
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
@@ -119,6 +130,14 @@ def test_help_lists_every_command_whole(tmp_path: Path) -> None:
     for spec in STAGES:
         assert f"{spec.name} {spec.help}" in words
     assert Place(tmp_path).run("--version").stdout.strip().endswith(__version__)
+
+
+def test_what_only_a_cluster_runs_asks_for_its_input(tmp_path: Path) -> None:
+    for name in TASKS:
+        done = Place(tmp_path).run(name)
+        assert done.returncode == 2 and "--kfp-executor-input" in done.stderr
+        refused = Place(tmp_path).run(name, "--kfp-executor-input", "nonsense")
+        assert refused.returncode == 2 and "--kfp-executor-input" in refused.stderr
 
 
 def test_every_stage_has_the_same_options_and_help(tmp_path: Path) -> None:

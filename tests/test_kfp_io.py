@@ -10,9 +10,9 @@ import pytest
 
 from graftgan import kfp_io
 from graftgan.contract import Entry, Result
-from graftgan.errors import ConfigError
+from graftgan.errors import ConfigError, MissingInput
 from graftgan.params import find, loads, override, parse_set, resolve
-from graftgan.stages.specs import STAGES
+from graftgan.stages.specs import STAGES, stage
 
 
 def executor_input(root: str, **parameters: Any) -> dict[str, Any]:
@@ -93,11 +93,21 @@ def test_read_gives_paths_configuration_and_turned_knobs() -> None:
     assert call.assignments == ['rank.choose="micah"']
 
 
-@pytest.mark.parametrize("parameters", [{}, {"config_json": ""}, {"config_json": "{}", "seed": ""}])
-def test_nothing_given_means_the_defaults(parameters: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"config_json": ""},
+        {"config_json": "{}", "arm": "", "choose": ""},
+        {"arm": "configured", "sources": ["configured"], "budget_kimg": 0.0, "data_digest": ""},
+        {"sources": "configured"},
+    ],
+)
+def test_nothing_given_means_the_defaults(parameters: dict[str, Any]) -> None:
     call = kfp_io.read(json.dumps(executor_input("/x", **parameters)))
     assert loads(call.config_json) == loads("{}")
     assert call.assignments == []
+    assert call.pins == {}
 
 
 @pytest.mark.parametrize(
@@ -131,11 +141,10 @@ def test_an_unknown_parameter_is_refused() -> None:
 TURNED = {
     "data_path": ("123", "123"),
     "catalogue": ('a "quoted": {zoo}.yaml', 'a "quoted": {zoo}.yaml'),
-    "sources": ("micah, open-peeps", ["micah", "open-peeps"]),
+    "sources": (["micah", "open-peeps"], ["micah", "open-peeps"]),
     "choose": ("yes", "yes"),
-    "method": ("freeze_d", "freeze_d"),
-    "budget_kimg": ("1.5", 1.5),
-    "seed": ("7", 7),
+    "arm": ("freeze_d/7", "freeze_d"),
+    "budget_kimg": (1.5, 1.5),
     "model_name": ("faces", "faces"),
     "tracking_uri": ("http://mlflow:5000", "http://mlflow:5000"),
     "device": ("cuda:1", "cuda:1"),
@@ -156,17 +165,85 @@ def test_every_knob_reaches_its_key_as_the_schema_wants_it(name: str) -> None:
     assert find(kfp_io.KNOBS[name].key)
 
 
-def test_sources_may_also_be_a_list_in_yaml() -> None:
-    assert kfp_io.KNOBS["sources"].assignment("[a, b]") == "rank.sources=[a, b]"
+@pytest.mark.parametrize("value", [["a", "b"], "a, b", "[a, b]"])
+def test_sources_may_be_a_list_or_a_text(value: Any) -> None:
+    (assignment,) = kfp_io.KNOBS["sources"].assignments(value)
+    assert parse_set(assignment) == ("rank.sources", ["a", "b"])
+
+
+def test_one_source_of_a_fan_out_is_a_list_of_one() -> None:
+    assert kfp_io.KNOBS["sources"].assignments("micah") == ['rank.sources=["micah"]']
+
+
+@pytest.mark.parametrize(
+    ("arm", "expected"),
+    [
+        ("full/3", {"finetune.method": "full", "finetune.seed": 3}),
+        ("configured/3", {"finetune.seed": 3}),
+        ("lora", {"finetune.method": "lora"}),
+        ("configured", {}),
+        ("", {}),
+    ],
+)
+def test_an_arm_is_a_method_and_a_seed(arm: str, expected: dict[str, Any]) -> None:
+    assert dict(parse_set(text) for text in kfp_io.KNOBS["arm"].assignments(arm)) == expected
+
+
+@pytest.mark.parametrize("arm", ["full/x", "/3", "full/", "full/1.5"])
+def test_what_is_no_arm_is_named(arm: str) -> None:
+    with pytest.raises(ConfigError, match="METHOD/SEED"):
+        kfp_io.KNOBS["arm"].assignments(arm)
+
+
+def test_neutral_values_leave_the_configuration_alone() -> None:
+    for knob in kfp_io.KNOBS.values():
+        assert knob.assignments(knob.neutral) == []
+        assert isinstance(knob.neutral, knob.type)
+
+
+def listed(count: int, *names: str) -> dict[str, Any]:
+    message = executor_input("/x")
+    for name in names:
+        message["inputs"]["artifacts"][name] = {
+            "artifacts": [{"name": name, "uri": f"/x/{n}/{name}"} for n in range(count)]
+        }
+    return message
+
+
+def test_the_inputs_of_a_fan_in_are_numbered() -> None:
+    message = listed(2, "models", "scores", "trained", "scored")
+    call = kfp_io.read(json.dumps(message), stage("compare"))
+    assert {k: v for k, v in call.inputs.items() if k.startswith("models")} == {
+        "models/0": Path("/x/0/models"),
+        "models/1": Path("/x/1/models"),
+    }
+    assert len(call.inputs) == 9
+    assert call.warm == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_warm_inputs_are_no_inputs(count: int) -> None:
+    call = kfp_io.read(json.dumps(listed(count, "features")), stage("rank"))
+    assert call.warm == [Path(f"/x/{n}/features") for n in range(count)]
+    assert set(call.inputs) == {"dataset"}
+
+
+def test_a_digest_that_differs_from_the_submitted_one_is_refused() -> None:
+    call = kfp_io.read(json.dumps(executor_input("/x", data_digest="a" * 64, catalogue_digest="")))
+    assert call.pins == {"data_digest": "a" * 64}
+    call.check_pins({"data.path": "a" * 64})
+    call.check_pins({"rank.catalogue": "c" * 64})
+    with pytest.raises(MissingInput, match=r"data\.path has digest b+, but data_digest is a+"):
+        call.check_pins({"data.path": "b" * 64})
 
 
 def test_each_stage_gets_only_the_knobs_it_reads() -> None:
     names = {spec.name: set(kfp_io.knobs(spec)) for spec in STAGES}
     assert "data_path" in names["prepare"] and "data_path" not in names["rank"]
     assert {"sources", "choose", "catalogue"} <= names["rank"]
-    assert {"method", "budget_kimg", "seed", "catalogue"} <= names["finetune"]
+    assert {"arm", "budget_kimg", "catalogue"} <= names["finetune"]
     assert "model_name" in names["register"]
-    assert not {"seed", "method", "sources"} & names["evaluate"]
+    assert not {"arm", "sources"} & names["evaluate"]
     assert all({"tracking_uri", "device"} <= given for given in names.values())
 
 
@@ -193,6 +270,46 @@ def test_write_gives_the_message_that_kfp_reads(tmp_path: Path) -> None:
     output = pipeline_spec_pb2.ExecutorOutput()
     json_format.Parse((tmp_path / "executor_output.json").read_text(), output)
     assert output.artifacts["result"].artifacts[0].metadata["recall"] == 0.25
+
+
+def test_write_hands_on_what_a_stage_tells(tmp_path: Path) -> None:
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    message = executor_input(str(tmp_path / "artifacts"))
+    message["outputs"]["artifacts"] = {"table": {"artifacts": [{"uri": str(tmp_path / "table")}]}}
+    message["outputs"]["parameters"] = {"winner": {"outputFile": str(tmp_path / "told" / "winner")}}
+    message["outputs"]["outputFile"] = str(tmp_path / "executor_output.json")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "winner.txt").write_text("full/1\n")
+    call = kfp_io.read(json.dumps(message), stage("compare"))
+    kfp_io.write(call, Result("compare", "c", "d", {}), stage("compare"))
+    assert (tmp_path / "told" / "winner").read_text() == "full/1"
+    output = pipeline_spec_pb2.ExecutorOutput()
+    json_format.Parse((tmp_path / "executor_output.json").read_text(), output)
+    assert output.parameter_values["winner"].string_value == "full/1"
+
+
+def test_pictures_of_a_stage_are_one_page_within_the_size_of_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    message = executor_input(str(tmp_path))
+    message["outputs"]["artifacts"]["pictures"] = {"artifacts": [{"uri": str(tmp_path / "pictures")}]}
+    message["outputs"]["outputFile"] = str(tmp_path / "executor_output.json")
+    (tmp_path / "ranking" / "sheets").mkdir(parents=True)
+    for name in ("target.png", "sheets/a.png", "sheets/b.png", "sheets/not.txt"):
+        Image.new("RGB", (4, 4), "red").save(tmp_path / "ranking" / name, "png")
+    call = kfp_io.read(json.dumps(message), stage("rank"))
+    assert "pictures" not in call.outputs
+    kfp_io.write(call, RESULT, stage("rank"))
+    page = (tmp_path / "pictures").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "<figcaption>sheets/b.png</figcaption>" in page and "http" not in page
+    monkeypatch.setattr(kfp_io, "MAX_CARD_BYTES", (tmp_path / "ranking" / "target.png").stat().st_size)
+    kfp_io.write(call, RESULT, stage("rank"))
+    assert (tmp_path / "pictures").read_text().count("data:image/png") == 1
 
 
 def test_a_component_without_a_summary_gets_none(tmp_path: Path) -> None:

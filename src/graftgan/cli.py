@@ -14,7 +14,7 @@ from graftgan import __version__
 from graftgan.commands import GROUPS
 from graftgan.commands.base import SET_HELP, Commands
 from graftgan.errors import ConfigError, GraftganError
-from graftgan.stages.specs import STAGES, StageSpec
+from graftgan.stages.specs import CLUSTER_STAGES, STAGES, StageSpec
 
 INTERRUPTED = 143
 RESUME_HELP = "Whether to go on from saved training state."
@@ -95,6 +95,28 @@ for _spec in STAGES:
     add_stage(_spec)
 
 
+def add_task(spec: StageSpec) -> None:
+    """Add the sub-command of a stage that only pipelines of a cluster have."""
+
+    @cli.command(spec.name, help=f"{spec.help} Only as a task of a Kubeflow pipeline.")
+    @click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
+    def command(executor_input: str) -> None:
+        run_as_task(spec, executor_input)
+
+
+for _spec in CLUSTER_STAGES:
+    add_task(_spec)
+
+
+@cli.command("finish")
+@click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
+def finish_command(executor_input: str) -> None:
+    """Close the MLflow run of a Kubeflow run and report its final state. Only as its exit handler."""
+    from graftgan.kfp_finish import finish
+
+    finish(executor_input)
+
+
 @cli.command("run")
 @stage_options
 def run_command(**given: Any) -> None:
@@ -129,21 +151,13 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
 
 def run_as_task(spec: StageSpec, executor_input: str) -> None:
     """Run a stage as one task of a Kubeflow pipeline."""
-    from graftgan import kfp_io
     from graftgan.context import StopSignal
-    from graftgan.engine import Job
-    from graftgan.params import loads
-    from graftgan.runner import finish_tracking, run_stage, summarise
+    from graftgan.kfp_task import run_task
+    from graftgan.runner import summarise
 
-    call = kfp_io.read(executor_input)
-    params = loads(call.config_json, call.assignments)
     stop = StopSignal()
     stop.install()
-    try:
-        result, ran = run_stage(Job(spec, params, call.inputs, call.outputs), stop)
-    finally:
-        finish_tracking()
-    kfp_io.write(call, result)
+    result, ran = run_task(spec, executor_input, stop)
     summarise(spec, result, ran)
 
 

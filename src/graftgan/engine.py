@@ -110,6 +110,15 @@ class Job:
                     f"run `graftgan {self.spec.writer(name)}`",
                 )
             digests[name] = digest_path(path)
+        return digests | self.external_digests()
+
+    def external_digests(self) -> dict[str, str]:
+        """Return the digest of what each key that names a path names.
+
+        Raises:
+            MissingInput: If it does not exist.
+        """
+        digests = {}
         cache = DigestCache(cache_home())
         for key, path in self.external().items():
             if not path.exists():

@@ -15,49 +15,112 @@ from pathlib import Path
 from typing import Any
 
 from graftgan.contract import Result, write_json, write_text
-from graftgan.errors import ConfigError
+from graftgan.errors import ConfigError, MissingInput
 from graftgan.stages.specs import RESULT, Port, StageSpec
 
 CONFIG = "config_json"
+CONFIGURED = "configured"
 SUMMARY = Port("summary", "markdown", "what the stage did, for the task card", folder=False)
+PICTURES = Port("pictures", "html", "pictures of the stage's outputs, for the task card", folder=False)
+CARD = (SUMMARY.name, PICTURES.name)
 MOUNTS = {"gs": "/gcs", "s3": "/s3", "minio": "/minio", "file": ""}
 SHARED_SECTIONS = ("track", "runtime")
+# The Kubeflow UI reads a card whole, and stops at tens of megabytes.
+MAX_CARD_BYTES = 2_000_000
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One pipeline parameter that overrides a key of the configuration text; empty leaves the key alone.
+    """One pipeline parameter that overrides keys of the configuration text.
 
     Attributes:
-        key: Dotted configuration key.
+        key: Dotted configuration key, of an arm that of its method.
         help: One line for the form in the Kubeflow UI.
-        kind: "text" is taken as it stands, "number" is read as YAML, "names" is a comma-separated list.
+        kind: "text" is taken as it stands, "number" is a float, "names" a list or a comma-separated text, and
+            "arm" is `METHOD/SEED`.
     """
 
     key: str
     help: str
     kind: str = "text"
 
-    def assignment(self, value: str) -> str:
-        """Return `key=value` with the value as YAML."""
-        if self.kind == "text":
-            return f"{self.key}={json.dumps(value, ensure_ascii=False)}"
-        if self.kind == "names" and not value.lstrip().startswith("["):
-            return f"{self.key}={json.dumps([name.strip() for name in value.split(',')], ensure_ascii=False)}"
-        return f"{self.key}={value}"
+    @property
+    def type(self) -> type:
+        """Python type of the parameter of a component."""
+        return {"number": float, "names": list}.get(self.kind, str)
+
+    @property
+    def neutral(self) -> Any:
+        """Value that leaves the configuration alone."""
+        return {"number": 0.0, "names": [CONFIGURED], "arm": CONFIGURED}.get(self.kind, "")
+
+    def assignments(self, value: Any) -> list[str]:
+        """Return `key=value` texts with the values as YAML; none where the value leaves the key alone.
+
+        Raises:
+            ConfigError: If an arm is not `METHOD/SEED`.
+        """
+        if value in (None, "", 0, [], self.neutral, CONFIGURED):
+            return []
+        if self.kind == "arm":
+            return _arm(str(value))
+        if self.kind == "names":
+            return [f"{self.key}={_names(value)}"]
+        if self.kind == "number":
+            return [f"{self.key}={value}"]
+        return [f"{self.key}={json.dumps(value, ensure_ascii=False)}"]
+
+
+def _names(value: Any) -> str:
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        return value
+    names = value.split(",") if isinstance(value, str) else value
+    return json.dumps([str(name).strip() for name in names], ensure_ascii=False)
+
+
+def _arm(text: str) -> list[str]:
+    method, slash, seed = text.partition("/")
+    if not method or (slash and not seed.isdigit()):
+        raise ConfigError(f"arms: {text!r} is not METHOD/SEED", "write for example full/0 or configured/3")
+    assignments = [] if method == CONFIGURED else [f"finetune.method={json.dumps(method)}"]
+    return [*assignments, f"finetune.seed={seed}"] if slash else assignments
 
 
 KNOBS: dict[str, Knob] = {
     "data_path": Knob("data.path", "image set: folder, zip or parquet file, as the container sees it"),
     "catalogue": Knob("rank.catalogue", "file that lists the source checkpoints"),
-    "sources": Knob("rank.sources", "comma-separated sources to rank; empty means all", "names"),
+    "sources": Knob(
+        "rank.sources", "sources to rank, each a task; configured ranks the configuration's in one", "names"
+    ),
     "choose": Knob("rank.choose", "recommended, scratch, or the name of a source"),
-    "method": Knob("finetune.method", "transfer method"),
-    "budget_kimg": Knob("finetune.budget.kimg", "length of training in thousands of images", "number"),
-    "seed": Knob("finetune.seed", "seed of training", "number"),
+    "arm": Knob("finetune.method", "METHOD/SEED, overriding finetune.seed too", "arm"),
+    "budget_kimg": Knob(
+        "finetune.budget.kimg", "length of training in thousands of images; 0 is as configured", "number"
+    ),
     "model_name": Knob("registry.name", "registered model name"),
     "tracking_uri": Knob("track.uri", "MLflow tracking and registry URI"),
     "device": Knob("runtime.device", "auto, cpu, cuda or cuda:N"),
+}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A pipeline parameter that names the digest of something outside; it is part of a task's cache key.
+
+    Attributes:
+        key: Dotted configuration key of the path.
+        help: One line for the form in the Kubeflow UI.
+    """
+
+    key: str
+    help: str
+
+
+PINS: dict[str, Pin] = {
+    "data_digest": Pin(
+        "data.path", "sha256 of the image set, as `python -m pipelines.submit digest` tells it"
+    ),
+    "catalogue_digest": Pin("rank.catalogue", "sha256 of the catalogue file"),
 }
 
 
@@ -82,54 +145,86 @@ class KfpCall:
     """What one task was asked to do.
 
     Attributes:
-        inputs: Path of each input artifact; without a suffix even where it is a file.
+        inputs: Path of each input artifact; without a suffix even of a file. A list is `NAME/0` and on.
+        warm: Folders of feature files that save time.
         outputs: Path of each output artifact, and of `result`.
         config_json: The whole configuration as JSON text.
         assignments: `key=value` texts from the knobs that were turned.
+        pins: Expected digests of what lies outside, by parameter; only those that were given.
         item: What the stage is to be done for, such as one task of a list; empty where it has none.
         artifacts: The output artifacts as they came, by name.
+        parameters: File of each output parameter.
         executor_output: Where the executor output goes.
     """
 
     inputs: dict[str, Path]
+    warm: list[Path]
     outputs: dict[str, Path]
     config_json: str
     assignments: list[str]
+    pins: dict[str, str]
     item: str
     artifacts: dict[str, dict[str, Any]] = field(repr=False)
+    parameters: dict[str, Path] = field(repr=False)
     executor_output: Path = field(repr=False)
 
+    def check_pins(self, digests: Mapping[str, str]) -> None:
+        """Compare what lies outside with what the run was submitted with.
 
-def read(text: str, known: Mapping[str, Knob] = KNOBS) -> KfpCall:
+        Args:
+            digests: Digest of the content of each configuration key that names a path, as the task finds it.
+
+        Raises:
+            MissingInput: If something is not what was recorded.
+        """
+        for name, expected in self.pins.items():
+            found = digests.get(PINS[name].key, expected)
+            if found != expected:
+                raise MissingInput(
+                    f"{PINS[name].key} has digest {found}, but {name} is {expected}",
+                    f"submit with the digest of what the containers see, or correct {PINS[name].key}",
+                )
+
+
+def read(text: str, spec: StageSpec | None = None, known: Mapping[str, Knob] = KNOBS) -> KfpCall:
     """Read an executor input.
 
     Args:
         text: The JSON that took the place of `{{$}}`.
+        spec: The stage, which tells what inputs are lists; without it none is.
         known: The knobs of the pipeline.
 
     Raises:
         ConfigError: If it is not an executor input, or names an unknown parameter or kind of artifact store.
     """
+    many, warm = (spec.many, tuple(spec.warm)) if spec else ((), ())
     try:
         message = json.loads(text)
         given, wanted = message.get("inputs", {}), message["outputs"]
         parameters = dict(given.get("parameterValues", {}))
-        inputs = {name: _single(name, entry) for name, entry in given.get("artifacts", {}).items()}
-        artifacts = {name: _single(name, entry) for name, entry in wanted["artifacts"].items()}
+        inputs: dict[str, dict[str, Any]] = {}
+        for name, entry in given.get("artifacts", {}).items():
+            listed = {f"{name}/{n}": dict(a) for n, a in enumerate(entry["artifacts"])}
+            inputs |= listed if name in (*many, *warm) else {name: _single(name, entry)}
+        artifacts = {name: _single(name, entry) for name, entry in wanted.get("artifacts", {}).items()}
+        told = {name: Path(entry["outputFile"]) for name, entry in wanted.get("parameters", {}).items()}
         executor_output = Path(wanted["outputFile"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--kfp-executor-input is not an executor input: {type(error).__name__}: {error}",
             "let a pipeline fill it in: --kfp-executor-input '{{$}}'",
         ) from None
-    outputs = {name: local_path(artifact) for name, artifact in artifacts.items() if name != SUMMARY.name}
+    paths = {name: local_path(artifact) for name, artifact in inputs.items()}
     return KfpCall(
-        inputs={name: local_path(artifact) for name, artifact in inputs.items()},
-        outputs=outputs,
+        inputs={name: path for name, path in paths.items() if name.split("/")[0] not in warm},
+        warm=[path for name, path in paths.items() if name.split("/")[0] in warm],
+        outputs={name: local_path(artifact) for name, artifact in artifacts.items() if name not in CARD},
         config_json=str(parameters.pop(CONFIG, None) or "{}"),
+        pins={name: value for name in PINS if (value := str(parameters.pop(name, None) or ""))},
         item=str(parameters.pop(ITEM, None) or "") if known is LIFELONG_KNOBS else "",
         assignments=_assignments(parameters, known),
         artifacts=artifacts,
+        parameters=told,
         executor_output=executor_output,
     )
 
@@ -146,11 +241,7 @@ def _assignments(parameters: Mapping[str, Any], known: Mapping[str, Knob]) -> li
         raise ConfigError(
             f"unknown pipeline parameter {unknown[0]!r}", f"the parameters are {', '.join(known)}"
         )
-    turned = {name: value for name, value in parameters.items() if value not in (None, "")}
-    return [
-        known[name].assignment(value if isinstance(value, str) else json.dumps(value))
-        for name, value in turned.items()
-    ]
+    return [text for name, value in parameters.items() for text in known[name].assignments(value)]
 
 
 def local_path(artifact: Mapping[str, Any]) -> Path:
@@ -172,20 +263,48 @@ def local_path(artifact: Mapping[str, Any]) -> Path:
     return Path(f"{MOUNTS[scheme]}/{rest.lstrip('/')}")
 
 
-def write(call: KfpCall, result: Result) -> None:
-    """Write the executor output, with digests and metrics as metadata, and the Markdown summary.
+def write(call: KfpCall, result: Result, spec: StageSpec | None = None) -> None:
+    """Write the executor output, with digests and metrics as metadata, and what the task's card shows.
 
     Args:
         call: What `read` returned.
         result: What the stage did.
+        spec: The stage, which tells its pictures and output parameters.
     """
     if SUMMARY.name in call.artifacts:
         write_text(local_path(call.artifacts[SUMMARY.name]), markdown(result))
+    if PICTURES.name in call.artifacts and spec is not None:
+        write_text(local_path(call.artifacts[PICTURES.name]), pictures(call, spec))
     artifacts = {}
     for name, artifact in call.artifacts.items():
         metadata = {**artifact.get("metadata", {}), **_metadata(name, result)}
         artifacts[name] = {"artifacts": [{**artifact, "metadata": metadata}]}
-    write_json(call.executor_output, {"artifacts": artifacts})
+    told = {name: told_value(call, spec, name) for name in call.parameters} if spec is not None else {}
+    for name, value in told.items():
+        write_text(call.parameters[name], value)
+    output = {"artifacts": artifacts, **({"parameterValues": told} if told else {})}
+    write_json(call.executor_output, output)
+
+
+def told_value(call: KfpCall, spec: StageSpec, name: str) -> str:
+    """Return the value of an output parameter."""
+    port, _, file = spec.told[name].partition("/")
+    return (call.outputs[port] / file).read_text(encoding="utf-8").strip()
+
+
+def pictures(call: KfpCall, spec: StageSpec) -> str:
+    """Return the page of a stage's pictures; what is beyond a card's size is left out."""
+    from graftgan.reporting.comparison import pictures_html
+
+    found: list[tuple[str, Path]] = []
+    total_bytes = 0
+    for pattern in spec.pictures:
+        port, _, rest = pattern.partition("/")
+        for path in sorted(call.outputs[port].glob(rest)):
+            total_bytes += path.stat().st_size
+            if total_bytes <= MAX_CARD_BYTES:
+                found.append((path.relative_to(call.outputs[port]).as_posix(), path))
+    return pictures_html(f"{spec.name}: pictures", found)
 
 
 def _metadata(name: str, result: Result) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from graftgan.contract import digest_path
-from graftgan.stages.specs import STAGES
+from graftgan.stages.specs import CLUSTER_STAGES, STAGES
 
 NAMES = [spec.name for spec in STAGES]
 
@@ -31,6 +31,12 @@ def by_kfp(make_project: Callable[[], Any]) -> Path:
     return run
 
 
+def task_of(run: Path, name: str) -> Path:
+    """Return the folder of a task, wherever its fan-out put it."""
+    (folder,) = (path.parent for path in run.glob(f"**/{name}/executor_output.json"))
+    return folder
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_dvc_gives_the_result_of_the_command_line(by_cli: Any, reproduced: Any, name: str) -> None:
     assert reproduced.results()[name] == by_cli.results()[name]
@@ -40,7 +46,7 @@ def test_dvc_gives_the_result_of_the_command_line(by_cli: Any, reproduced: Any, 
 def test_the_compiled_pipeline_gives_the_result_of_the_command_line(
     by_cli: Any, by_kfp: Path, name: str
 ) -> None:
-    assert (by_kfp / name / "result").read_bytes() == by_cli.results()[name]
+    assert (task_of(by_kfp, name) / "result").read_bytes() == by_cli.results()[name]
 
 
 def test_the_models_are_the_same_files(by_cli: Any, reproduced: Any, by_kfp: Path) -> None:
@@ -48,21 +54,41 @@ def test_the_models_are_the_same_files(by_cli: Any, reproduced: Any, by_kfp: Pat
         folders = [
             by_cli.root / "out" / stage / port,
             reproduced.root / "out" / stage / port,
-            by_kfp / stage / port,
+            task_of(by_kfp, stage) / port,
         ]
         assert len({digest_path(folder) for folder in folders}) == 1
         assert list(folders[0].rglob("*.safetensors"))
 
 
 def test_the_kubeflow_artifacts_carry_the_digests_and_metrics(by_kfp: Path) -> None:
-    for spec in STAGES:
-        written = json.loads((by_kfp / spec.name / "executor_output.json").read_text())["artifacts"]
-        result = json.loads((by_kfp / spec.name / "result").read_text())
+    for spec in (*STAGES, *CLUSTER_STAGES):
+        task = task_of(by_kfp, spec.name)
+        written = json.loads((task / "executor_output.json").read_text())["artifacts"]
+        result = json.loads((task / "result").read_text())
         metadata = {name: entry["artifacts"][0]["metadata"] for name, entry in written.items()}
         assert metadata["result"] == result["metrics"]
         for name, entry in result["outputs"].items():
-            assert metadata[name]["digest"] == entry["digest"] == digest_path(by_kfp / spec.name / name)
-        assert (by_kfp / spec.name / "summary").read_text().startswith(f"# {spec.name}: done")
+            assert metadata[name]["digest"] == entry["digest"] == digest_path(task / name)
+        assert (task / "summary").read_text().startswith(f"# {spec.name}: done")
+        assert ("pictures" in written) == bool(spec.pictures)
+        if spec.pictures:
+            assert "data:image/" in (task / "pictures").read_text()
+
+
+def test_the_exit_handler_reports_the_final_state(by_kfp: Path) -> None:
+    text = (task_of(by_kfp, "finish") / "summary").read_text()
+    assert text == "# Run succeeded\n\nTracking is off.\n"
+
+
+def test_one_arm_is_handed_on_as_it_was_configured(by_kfp: Path) -> None:
+    compare = task_of(by_kfp, "compare")
+    written = json.loads((compare / "executor_output.json").read_text())
+    assert written["parameterValues"] == {"winner": "configured"}
+    for port, (stage, name) in {
+        "best_models": ("finetune", "models"),
+        "best_scores": ("evaluate", "scores"),
+    }.items():
+        assert digest_path(compare / port) == digest_path(task_of(by_kfp, stage) / name)
 
 
 def test_results_name_no_place_and_no_time(by_cli: Any) -> None:
@@ -81,5 +107,7 @@ def test_a_failing_stage_fails_every_runner(make_project: Callable[[], Any]) -> 
     assert project.run("dvc", "repro", check=False).returncode != 0
     ran = project.run("python", "-m", "pipelines.transfer", "run", "--root", "artifacts", check=False)
     assert ran.returncode != 0
-    assert not list((project.root / "artifacts").glob("*/prepare/result"))
-    assert not list((project.root / "artifacts").glob("*/rank"))
+    assert not list((project.root / "artifacts").glob("**/prepare/result"))
+    assert not list((project.root / "artifacts").glob("**/rank"))
+    (told,) = (project.root / "artifacts").glob("**/finish/summary")
+    assert told.read_text().startswith("# Run failed")

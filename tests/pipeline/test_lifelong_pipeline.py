@@ -242,10 +242,10 @@ def test_knobs_override_the_list_and_unknown_ones_are_refused() -> None:
     config = dumps_lifelong(SHIPPED)
     call = kfp_io.read(
         executor_input(config_json=config, task="edges-to-micah", model_name="other", device=""),
-        kfp_io.LIFELONG_KNOBS,
+        known=kfp_io.LIFELONG_KNOBS,
     )
     assert call.item == "edges-to-micah"
     params = loads_lifelong(call.config_json, call.assignments)
     assert params.registry.name == "other" and params.tasks == SHIPPED.tasks
     with pytest.raises(ConfigError, match="unknown pipeline parameter 'data_path'"):
-        kfp_io.read(executor_input(data_path="x"), kfp_io.LIFELONG_KNOBS)
+        kfp_io.read(executor_input(data_path="x"), known=kfp_io.LIFELONG_KNOBS)

@@ -143,7 +143,7 @@ def run_as_task(kind: str, executor_input: str) -> None:
     from graftgan.lifelong_params import loads_lifelong
     from graftgan.runner import finish_tracking, run_stage, summarise
 
-    call = kfp_io.read(executor_input, kfp_io.LIFELONG_KNOBS)
+    call = kfp_io.read(executor_input, known=kfp_io.LIFELONG_KNOBS)
     params = loads_lifelong(call.config_json, call.assignments)
     (spec,) = specs_of(params.tasks, kind, call.item)
     stop = StopSignal()

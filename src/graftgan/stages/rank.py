@@ -186,8 +186,13 @@ def source_features(candidate: Candidate, content: str, generator: Generator, ct
     rank = candidate.params.rank
     name = candidate.source.name if candidate.source else SCRATCH
     extractor = open_extractor(rank.extractor, candidate.params)
-    key = digest_text(f"samples {content} {rank.samples} {rank.seed}")
+    key = samples_key(content, candidate.params)
     return cached(key, lambda: sample(generator, rank.samples, rank.seed), extractor, ctx, f"rank {name}")
+
+
+def samples_key(content: str, params: Params) -> str:
+    """Return the content key of a candidate's samples, for `content` as `generator_of` gives it."""
+    return digest_text(f"samples {content} {params.rank.samples} {params.rank.seed}")
 
 
 def interval(estimate: Estimate) -> dict[str, float | None]:

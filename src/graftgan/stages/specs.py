@@ -48,6 +48,10 @@ class StageSpec:
         outputs: What it writes, besides `result.json`.
         params: Dotted configuration keys, whole sections or leaves, whose change must rerun the stage.
         external: Dotted keys whose values are paths read by the stage (the user's images, the catalogue).
+        many: Inputs that come as a list, one of each task of a fan-out; the stage finds `NAME/0` and on.
+        warm: Like `inputs`, but only to save time: lists of feature files that another task computed.
+        told: Maps an output parameter, for other tasks, to the text file `PORT/FILE` that holds it.
+        pictures: Patterns `PORT/PATH` of the pictures on the stage's card in the Kubeflow UI.
         module: Module below `graftgan.stages` that does the work, where it is not called as the stage.
         item: What the stage does it for, such as one task of a list; `run` is given it.
         group: Group of commands that the sub-command is in.
@@ -59,6 +63,10 @@ class StageSpec:
     outputs: tuple[Port, ...] = ()
     params: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
+    many: tuple[str, ...] = ()
+    warm: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
     module: str = ""
     item: str = ""
     group: str = ""
@@ -66,11 +74,15 @@ class StageSpec:
     @property
     def entry(self) -> str:
         """Dotted path of the module whose `run` does the work."""
-        return f"graftgan.stages.{self.module or self.name}"
+        return f"graftgan.stages.{self.module or self.name.replace('-', '_')}"
+
+    def origin(self, name: str) -> str:
+        """Return `STAGE.PORT` of an input, of one entry `NAME/0` of a list, or of a warm input."""
+        return (self.inputs | self.warm)[name.partition("/")[0]]
 
     def writer(self, name: str) -> str:
         """Return the sub-command that writes the input called `name`."""
-        stage_name = self.inputs[name].split(".")[0]
+        stage_name = self.origin(name).split(".")[0]
         return " ".join((self.group, *stage_name.split("-", 1))) if self.group else stage_name
 
     def port(self, name: str) -> Port:
@@ -79,11 +91,13 @@ class StageSpec:
         Raises:
             KeyError: If the stage has no such output.
         """
-        for port in self.outputs:
+        for port in (*self.outputs, RESULT):
             if port.name == name:
                 return port
         raise KeyError(f"stage {self.name} has no output {name!r}")
 
+
+RESULT = Port("result", "metrics", "what the stage did: digests, metrics, warnings", folder=False)
 
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
@@ -103,6 +117,8 @@ STAGES: tuple[StageSpec, ...] = (
         outputs=(Port("ranking", "artifact", "table of sources, the choice and contact sheets"),),
         params=("rank", "finetune.scratch"),
         external=("rank.catalogue",),
+        warm={"features": "rank-source.features"},
+        pictures=("ranking/target.png", "ranking/sheets/*.png"),
     ),
     StageSpec(
         name="finetune",
@@ -111,6 +127,7 @@ STAGES: tuple[StageSpec, ...] = (
         outputs=(Port("models", "model", "one adapted model per run, with curves and samples"),),
         params=("finetune",),
         external=("rank.catalogue",),
+        pictures=("models/*/samples.png", "models/*/timeline.png"),
     ),
     StageSpec(
         name="evaluate",
@@ -120,6 +137,7 @@ STAGES: tuple[StageSpec, ...] = (
             Port("scores", "artifact", "scores with intervals and floors, sample sheets, nearest pairs"),
         ),
         params=("evaluate",),
+        pictures=("scores/real.png", "scores/samples/*.png", "scores/pairs/*.png"),
     ),
     StageSpec(
         name="report",
@@ -150,7 +168,37 @@ STAGES: tuple[StageSpec, ...] = (
     ),
 )
 
-RESULT = Port("result", "metrics", "what the stage did: digests, metrics, warnings", folder=False)
+# Stages of a fan-out over a cluster's tasks; on one machine `run_all` and `graftgan study` do their work.
+CLUSTER_STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="rank-source",
+        help="Compute the features of some sources' samples, so that rank finds them ready.",
+        inputs={"dataset": "prepare.dataset"},
+        outputs=(Port("features", "artifact", "feature files of the sources' samples"),),
+        params=("rank.sources", "rank.samples", "rank.extractor", "rank.seed"),
+        external=("rank.catalogue",),
+    ),
+    StageSpec(
+        name="compare",
+        help="Compare trained and scored models of several methods and seeds, and hand on the best one.",
+        inputs={
+            "models": "finetune.models",
+            "trained": "finetune.result",
+            "scores": "evaluate.scores",
+            "scored": "evaluate.result",
+        },
+        outputs=(
+            Port("best_models", "model", "the models of the best method and seed, as finetune wrote them"),
+            Port("best_scores", "artifact", "their scores, as evaluate wrote them"),
+            Port("table", "artifact", "the comparison as JSON and CSV, and the winner's name"),
+            Port("comparison", "html", "the comparison as a page with sample sheets", folder=False),
+            Port("verdict", "markdown", "the comparison as Markdown", folder=False),
+        ),
+        params=("finetune",),
+        many=("models", "trained", "scores", "scored"),
+        told={"winner": "table/winner.txt"},
+    ),
+)
 
 
 def stage(name: str) -> StageSpec:
@@ -159,7 +207,7 @@ def stage(name: str) -> StageSpec:
     Raises:
         KeyError: If there is no such stage.
     """
-    for spec in STAGES:
-        if spec.name == name:
-            return spec
-    raise KeyError(f"no stage {name!r}; the stages are {', '.join(s.name for s in STAGES)}")
+    known = {spec.name: spec for spec in (*STAGES, *CLUSTER_STAGES)}
+    if name not in known:
+        raise KeyError(f"no stage {name!r}; the stages are {', '.join(known)}")
+    return known[name]

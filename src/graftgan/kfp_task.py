@@ -1,0 +1,76 @@
+"""Runs a stage as one task of a Kubeflow pipeline."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from graftgan import kfp_io
+from graftgan.context import StopSignal
+from graftgan.contract import Result
+from graftgan.engine import Job, cache_home
+from graftgan.errors import GraftganError
+from graftgan.kfp_retry import Attempts
+from graftgan.params import loads
+from graftgan.runner import finish_tracking, run_stage
+from graftgan.stages.specs import StageSpec
+
+_log = logging.getLogger("graftgan")
+
+
+def run_task(spec: StageSpec, executor_input: str, stop: StopSignal) -> tuple[Result, bool]:
+    """Run a stage with the paths and parameters of an executor input, and write the executor output.
+
+    Args:
+        spec: The stage.
+        executor_input: The JSON that took the place of `{{$}}`.
+        stop: The process's stop signal.
+
+    Returns:
+        The result, and whether the stage ran.
+
+    Raises:
+        GraftganError: As the stage raises; a final failure is noted for further attempts.
+    """
+    attempts = Attempts.of(spec.name, executor_input)
+    attempts.check()
+    try:
+        call = kfp_io.read(executor_input, spec)
+        job = Job(spec, loads(call.config_json, call.assignments), call.inputs, call.outputs)
+        if call.pins:
+            call.check_pins(job.external_digests())
+        warm_cache(call.warm)
+        try:
+            result, ran = run_stage(job, stop)
+        finally:
+            finish_tracking()
+        kfp_io.write(call, result, spec)
+    except GraftganError as error:
+        attempts.failed(error)
+        raise
+    attempts.forget()
+    return result, ran
+
+
+def warm_cache(folders: Iterable[Path]) -> None:
+    """Put feature files of other tasks into this one's cache; what is absent is computed here."""
+    target = cache_home() / "features"
+    for folder in folders:
+        if not folder.is_dir():
+            _log.warning("%s was not brought here; its features are computed again", folder)
+            continue
+        for file in sorted(folder.rglob("*.safetensors")):
+            _place(file, target / file.relative_to(folder))
+
+
+def _place(file: Path, target: Path) -> None:
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as temporary:
+        pass
+    shutil.copyfile(file, temporary.name)
+    Path(temporary.name).replace(target)
