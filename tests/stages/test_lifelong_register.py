@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -38,6 +39,7 @@ from graftgan.stages.lifelong_register import run
 from graftgan.stages.lifelong_specs import lifelong_stage
 from graftgan.sync import sync
 from graftgan.tracker import journal_root, open_registry, open_tracker
+from graftgan.tracking import save_pyfunc
 from stages.lifelong_project import description
 
 NAMES = ("t1", "t2")
@@ -282,3 +284,18 @@ def test_a_registry_that_falls_silent_leaves_the_request_in_the_journal(
     decision = bench.register(bank)
     assert not decision["applied"] and "no answer" in decision["reason"]
     assert "graftgan sync" in decision["reason"]
+
+
+def test_a_server_takes_and_gives_images_as_base64(bench: Bench, bank: Bank) -> None:
+    from mlflow.pyfunc.scoring_server import invocations
+
+    bench.register(bank, registry=False)
+    save_pyfunc(bench.package, bench.place / "model")
+    model = mlflow.pyfunc.load_model(str(bench.place / "model"))
+    rows = [{"task": "t2", "image": base64.b64encode(png(4)).decode()}]
+    answer = invocations(
+        json.dumps({"dataframe_records": rows}), "application/json", model, model.metadata.get_input_schema()
+    )
+    assert answer.status == 200, answer.response
+    (made,) = json.loads(answer.response)["predictions"]
+    assert np.array_equal(pixels_of(base64.b64decode(made["image"])), directly(bank, "t2", png(4)))
