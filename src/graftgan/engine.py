@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
-import os
 import platform
 import shutil
 import time
@@ -17,7 +15,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import graftgan
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import (
@@ -26,7 +23,6 @@ from graftgan.contract import (
     Result,
     atomic_path,
     canonical_json,
-    digest_file,
     digest_path,
     digest_text,
     size_bytes,
@@ -36,31 +32,10 @@ from graftgan.contract import (
 from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.params import config_digest, leaves
+from graftgan.places import cache_home, code_digest, home
 from graftgan.stages.specs import StageSpec, stage
 
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
-
-
-def home() -> Path:
-    """Return the folder for training state and the local tracking store: `$GRAFTGAN_HOME` or `.graftgan`."""
-    return Path(os.environ.get("GRAFTGAN_HOME", ".graftgan"))
-
-
-def cache_home() -> Path:
-    """Return the folder for caches: `$GRAFTGAN_CACHE` or the user's cache folder."""
-    if given := os.environ.get("GRAFTGAN_CACHE"):
-        return Path(given)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("graftgan"))
-
-
-@functools.cache
-def code_digest() -> str:
-    """Return the sha256 over the package's source files."""
-    root = Path(graftgan.__file__).parent
-    files = sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix())
-    return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))
 
 
 def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.digests import DigestCache
-from graftgan.engine import cache_home
 from graftgan.errors import MissingInput
 from graftgan.params import config_digest
+from graftgan.places import cache_home
 
 PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
 ENVIRONMENT = ("GRAFTGAN_RUN_ID", "MLFLOW_RUN_ID", "KFP_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")

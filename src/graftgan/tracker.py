@@ -22,12 +22,12 @@ from filelock import FileLock, Timeout
 
 from graftgan.config import Params
 from graftgan.context import NullTracker, Registry, Tracker
-from graftgan.engine import home
 from graftgan.errors import Interrupted
 from graftgan.follower import check_uri, follow, reachable
 from graftgan.identity import PIPELINE_SECTIONS, RunIdentity, git_revision, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
 from graftgan.params import config_digest, flatten, leaves
+from graftgan.places import home
 from graftgan.stages.specs import stage
 
 MAX_DATASET_DIGEST = 36

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from faults.harness import STAGES, TASK, Fault, Warm, compile_shim, outputs, words, write_project
 
 

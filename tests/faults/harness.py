@@ -1,4 +1,4 @@
-"""Runs `graftgan` in a tiny project, kills it or makes its file operations fail, and compares what it left."""
+"""Runs `graftgan` in a tiny project, kills it or lets file operations fail, and compares what it left."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Fault:
     """What happens to one file operation of a process.
 
     Attributes:
-        mode: WATCH counts only; KILL kills before the operation, TORN in it (half of a write arrives) or right
-            behind it; FAIL makes it fail; FAIL_ON makes it and all later ones fail, but for removals.
+        mode: WATCH counts only; KILL kills before the operation, TORN in it (half of a write arrives) or
+            right behind it; FAIL makes it fail; FAIL_ON makes it and all later ones fail, but for removals.
         at: Number of the operation, from 1.
         error: errno of a failure.
     """

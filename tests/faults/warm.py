@@ -84,6 +84,10 @@ def main() -> None:
         importlib.import_module(name)
     import torch
 
+    from graftgan.places import code_digest
+
+    # Once for all: somebody may be editing the source while the tests run.
+    code_digest()
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print(json.dumps({"ready": True}), flush=True)
