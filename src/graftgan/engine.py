@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,8 @@ from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
 from graftgan.stages.specs import StageSpec, stage
 
+# A feature network or classifier that the user brings; the file may change while its name stays.
+NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
 
 
@@ -65,9 +68,13 @@ class Job:
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name."""
+        """Return the paths that the parameters name, those of networks in files among them."""
         flat = leaves(self.params, self.spec.external)
-        return {key: Path(flat[key]) for key in self.spec.external}
+        named = {key: Path(flat[key]) for key in self.spec.external}
+        for key, value in leaves(self.params, self.spec.params).items():
+            if isinstance(value, str) and (found := NETWORK_FILE.match(value)):
+                named[key] = Path(found["path"]).expanduser()
+        return named
 
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.
@@ -172,7 +179,8 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
     context = make_context(home() / "state" / state_key(plan))
     function: StageFunction = importlib.import_module(job.spec.entry).run
     job.outputs["result"].unlink(missing_ok=True)
-    for path in job.outputs.values():
+    facts = job.outputs["result"].with_name("run.json")
+    for path in (*job.outputs.values(), facts):
         sweep(path)
     with ExitStack() as stack:
         temporary = {p.name: stack.enter_context(atomic_path(job.outputs[p.name])) for p in job.spec.outputs}
@@ -195,7 +203,7 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         dict(outcome.metrics),
         tuple(outcome.warnings),
     )
-    write_json(job.outputs["result"].with_name("run.json"), run_facts(time.time() - started))
+    write_json(facts, run_facts(time.time() - started))
     result.write(job.outputs["result"])
     for path in outcome.spent:
         shutil.rmtree(path, ignore_errors=True)
