@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from faults.harness import STAGES, environment, write_project
+
 from graftgan.contract import Result
 
 BLOCKED = """

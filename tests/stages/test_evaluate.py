@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults.harness import Colours
 from PIL import Image
 
-from faults.harness import Colours
 from graftgan.checkpoints.store import load_gan, save_gan
 from graftgan.context import Context
 from graftgan.contract import Result, read_json, write_json
@@ -168,7 +168,7 @@ def test_runs_are_compared_in_pairs_with_the_chosen_one(scored: tuple[Desk, Resu
 
 
 def test_the_folder_holds_tables_and_pictures(scored: tuple[Desk, Result]) -> None:
-    desk, result = scored
+    desk, _ = scored
     runs = ("chosen", "scratch", "worst")
     files = {p.relative_to(desk.scores).as_posix() for p in desk.scores.rglob("*") if p.is_file()}
     pictures = {f"{kind}/{run}.png" for kind in ("samples", "pairs") for run in runs}
