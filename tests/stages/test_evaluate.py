@@ -59,8 +59,8 @@ class Desk:
     def extractor(self) -> str:
         return f"torchscript:{self.root / 'colours.pt'}?px=16"
 
-    def report(self, run: str, **changed: Any) -> None:
-        path = self.models / run / "model.json"
+    def report(self, folder: str, **changed: Any) -> None:
+        path = self.models / folder / "model.json"
         write_json(path, read_json(path) | changed)
 
     def add(self, run: str, seed: int, source: str | None) -> None:
