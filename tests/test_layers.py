@@ -24,7 +24,7 @@ LAYERS = tuple(
         "graftgan errors progress section yamltext stages.specs",
         "contract context device gans method_config metrics",
         "checkpoints config digests journal places",
-        "follower lifelong_config packages parallel params weights",
+        "follower lifelong_config packages parallel params unfinished weights",
         "data identity lifelong_params reporting serving template tracking",
         "bank classes registry sampling training",
         "sync transfer",

@@ -8,7 +8,7 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
 from graftgan.stages.specs import StageSpec, stage
+from graftgan.unfinished import Note, noted, unused
 
 # A feature network or classifier that the user brings; the file may change while its name stays.
 NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
@@ -106,6 +107,11 @@ class Job:
             inputs=self.input_digests(),
         )
 
+    def note(self, plan: Result) -> Note:
+        """Return what a saved state of this job belongs to."""
+        config = leaves(self.params, self.spec.params)
+        return Note(str(self.outputs["result"].absolute()), config, plan.code, plan.inputs)
+
     def done_before(self, plan: Result) -> Result | None:
         """Return the earlier result if it has the same plan and its outputs are as it left them."""
         try:
@@ -176,13 +182,17 @@ def alone(thing: str, stage_name: str) -> Iterator[None]:
 
 def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Result:
     started = time.time()
-    context = make_context(home() / "state" / state_key(plan))
+    state = home() / "state" / state_key(plan)
+    context = make_context(state)
+    note = job.note(plan)
+    _tell_unused(job, unused(state, note), context)
     function: StageFunction = importlib.import_module(job.spec.entry).run
     job.outputs["result"].unlink(missing_ok=True)
     facts = job.outputs["result"].with_name("run.json")
     for path in (*job.outputs.values(), facts):
         sweep(path)
     with ExitStack() as stack:
+        stack.enter_context(noted(state, note))
         temporary = {p.name: stack.enter_context(atomic_path(job.outputs[p.name])) for p in job.spec.outputs}
         for port in job.spec.outputs:
             if port.folder:
@@ -208,6 +218,16 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
     for path in outcome.spent:
         shutil.rmtree(path, ignore_errors=True)
     return result
+
+
+def _tell_unused(job: Job, reasons: Sequence[str], context: Context) -> None:
+    if not reasons:
+        return
+    told = "\n  ".join(["the state that an earlier start saved is of another run:", *reasons])
+    if context.resume == "must":
+        raise MissingInput(f"{job.spec.name}: {told}", "take the changes back, or use --resume auto")
+    if context.resume == "auto":
+        context.log.warning("%s starts from the beginning; %s", job.spec.name, told)
 
 
 def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:

@@ -167,3 +167,27 @@ def test_a_save_that_dies_or_fails_leaves_the_state_before_it(
 
 def test_every_long_command_saves_often_enough_to_be_tested(armed: Warm, baseline: Baseline) -> None:
     assert [stage for stage in (*STAGES, TASK) if save_points(baseline.operations[stage])] == LONG
+
+
+def test_a_state_of_other_parameters_is_not_used_and_the_difference_is_told(
+    armed: Warm, baseline: Baseline, tmp_path: Path
+) -> None:
+    point = save_points(baseline.operations["finetune"])[2]
+    place = saved_before(armed, baseline, "finetune", tmp_path / "p", point)
+    must = armed.run(place, "finetune", "--set", "finetune.seed=5", "--resume", "must")
+    assert must.code == 4
+    assert "the state that an earlier start saved is of another run:" in must.output
+    assert "finetune.seed: 0 -> 5" in must.output
+    changed = armed.run(place, "finetune", "--set", "finetune.seed=5", fault=Fault(KILL, 60))
+    assert "finetune starts from the beginning" in changed.output
+    assert "finetune.seed: 0 -> 5" in changed.output
+    said = goes_on(armed, baseline, "finetune", place, changed.output)
+    assert "goes on from" in said and "starts from the beginning" not in said
+
+
+def test_a_budget_of_minutes_ends_in_order(warm: Warm, baseline: Baseline, tmp_path: Path) -> None:
+    place = baseline.copy("finetune", tmp_path / "p")
+    end = warm.run(place, "finetune", "--set", "finetune.budget={minutes: 0.02}")
+    assert end.code == 0, end.output
+    assert set(outputs(place, "finetune")) == set(baseline.outputs["finetune"])
+    assert end.seconds < 60
