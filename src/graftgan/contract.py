@@ -85,6 +85,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Raises:
         TryAgain: If the disk is full.
+        OSError: If it cannot be written otherwise.
     """
     holder = None
     try:
@@ -101,6 +102,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
             raise TryAgain(
                 f"no space left on the disk of {target}", "free some space and run again"
             ) from error
+        if not isinstance(error, OSError | GraftganError) and os.strerror(errno.EIO) in str(error):
+            # Only the words of it came from a library in another language.
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(target)) from error
         raise
     finally:
         if holder:
