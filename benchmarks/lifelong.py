@@ -34,7 +34,7 @@ from graftgan.config import Runtime
 from graftgan.context import Context, StopSignal
 from graftgan.contract import canonical_json, digest_text, read_json, write_json, write_text
 from graftgan.data.pairs import Part, TaskImages, load_task
-from graftgan.engine import cache_home
+from graftgan.places import cache_home
 from graftgan.errors import CheckpointError
 from graftgan.gans.translation import TranslatorSpec
 from graftgan.lifelong_config import TaskData, Translate, TranslationScores

@@ -26,13 +26,13 @@ from graftgan.config import Params
 from graftgan.context import Context, StopSignal
 from graftgan.contract import digest_file, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
-from graftgan.engine import cache_home
 from graftgan.metrics.copying import copy_report
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.scores import require_same_protocol
 from graftgan.parallel import run_all
+from graftgan.places import cache_home
 from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm
 

@@ -31,10 +31,10 @@ from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
 from graftgan.config import Params
 from graftgan.context import Context, StopSignal
 from graftgan.contract import digest_file, read_json, write_json, write_text
-from graftgan.engine import cache_home
 from graftgan.metrics.intervals import normal_quantile
 from graftgan.metrics.scores import require_same_protocol
 from graftgan.parallel import run_all
+from graftgan.places import cache_home
 from graftgan.stages.choosing import SELECTORS
 from graftgan.stages.finetune import Arm
 from graftgan.study.selectors import Draw, Outcome, Score, Verdict, scorecard

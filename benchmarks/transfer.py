@@ -25,12 +25,13 @@ from graftgan.config import Params
 from graftgan.context import Context, StopSignal
 from graftgan.contract import digest_file, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
-from graftgan.engine import Job, cache_home, default_paths
+from graftgan.engine import Job, default_paths
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import require_same_protocol
 from graftgan.parallel import run_all
 from graftgan.params import load
+from graftgan.places import cache_home
 from graftgan.runner import run_stage
 from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm, run_arm

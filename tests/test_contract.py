@@ -283,3 +283,13 @@ def test_what_a_killed_process_left_can_be_swept_away(tmp_path: Path) -> None:
     (tmp_path / left / "set").mkdir(parents=True)
     contract.sweep(tmp_path / "set")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".setting.abcdefgh", "set"]
+
+
+def test_a_disk_error_that_a_library_tells_in_words_is_an_oserror_with_the_place(tmp_path: Path) -> None:
+    target = tmp_path / "weights"
+    with pytest.raises(OSError, match="weights") as caught, atomic_path(target):
+        raise RuntimeError("Error while serializing: I/O error: Input/output error (os error 5)")
+    assert caught.value.errno == errno.EIO
+    with pytest.raises(RuntimeError), atomic_path(target):
+        raise RuntimeError("something else")
+    assert list(tmp_path.iterdir()) == []

@@ -323,3 +323,28 @@ def test_run_facts_tell_versions_without_importing() -> None:
     assert facts["seconds"] == 1.235
     assert facts["versions"]["graftgan"]
     assert facts["versions"]["torch"]
+
+
+def test_what_a_kill_left_of_the_volatile_facts_is_removed_too(job: Job, toy: Toy) -> None:
+    left = job.outputs["result"].parent / ".run.json.abcd1234" / "run.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    run_job(job, context)
+    assert not left.parent.exists()
+
+
+def test_a_network_in_a_file_is_an_input_of_the_stages_that_use_it(
+    job: Job, toy: Toy, tmp_path: Path
+) -> None:
+    network = tmp_path / "net work.onnx"
+    network.write_bytes(b"1")
+    named = with_params(job, f"evaluate.extractor=onnx:{network}?px=8", f"rank.extractor=onnx:{network}")
+    assert named.plan().inputs["evaluate.extractor"] == digest_path(network)
+    assert "rank.extractor" not in named.plan().inputs
+    run_job(named, context)
+    assert not run_job(named, context)[1]
+    network.write_bytes(b"2")
+    assert run_job(named, context)[1]
+    network.unlink()
+    with pytest.raises(MissingInput, match=r"evaluate\.extractor: .* does not exist"):
+        run_job(named, context)

@@ -19,6 +19,8 @@ from graftgan.errors import GraftganError, MissingInput, TryAgain
 
 SCHEMA_VERSION = 1
 CHUNK_BYTES = 1 << 20
+# Left free beside whatever is saved, so that logs and results can still be written.
+SPARE_BYTES = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -83,6 +85,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Raises:
         TryAgain: If the disk is full.
+        OSError: If it cannot be written otherwise.
     """
     holder = None
     try:
@@ -99,6 +102,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
             raise TryAgain(
                 f"no space left on the disk of {target}", "free some space and run again"
             ) from error
+        if not isinstance(error, OSError | GraftganError) and os.strerror(errno.EIO) in str(error):
+            # Only the words of it came from a library in another language.
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(target)) from error
         raise
     finally:
         if holder:
@@ -109,6 +115,30 @@ def sweep(target: Path) -> None:
     """Remove what killed processes left of writing `target`; nobody may be writing it now."""
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def require_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Refuse to begin writing what the disk has no room for.
+
+    Args:
+        folder: Where it is to lie; it may not exist yet.
+        needed_bytes: Its size.
+        what: Its name in the message.
+
+    Raises:
+        TryAgain: If less is free, the spare room counted.
+    """
+    there = next((place for place in (folder, *folder.parents) if place.exists()), None)
+    try:
+        free = shutil.disk_usage(there or Path()).free
+    except OSError:
+        # Not every file system tells; then the write itself finds out.
+        return
+    if free < needed_bytes + SPARE_BYTES:
+        raise TryAgain(
+            f"{what} needs {needed_bytes / 1e6:.1f} MB in {folder}, and {free / 1e6:.1f} MB are free",
+            "free some space and run again; what was saved before stays",
+        )
 
 
 def disk_is_full(error: BaseException) -> bool:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from graftgan.config import Params
-from graftgan.engine import cache_home, home
 from graftgan.errors import GraftganError
 from graftgan.params import load
+from graftgan.places import cache_home, home
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
-import os
 import platform
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import graftgan
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import (
@@ -26,7 +24,6 @@ from graftgan.contract import (
     Result,
     atomic_path,
     canonical_json,
-    digest_file,
     digest_path,
     digest_text,
     size_bytes,
@@ -37,32 +34,14 @@ from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, leaves
+from graftgan.places import cache_home, code_digest, home
 from graftgan.stages.specs import StageSpec, stage
+from graftgan.unfinished import Note, noted, unused
 
+# A feature network or classifier that the user brings; the file may change while its name stays.
+NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
 StageFunction = Callable[..., Outcome]
 """Takes inputs, parameters, outputs and context, and the item of a stage that has one."""
-
-
-def home() -> Path:
-    """Return the folder for training state and the local tracking store: `$GRAFTGAN_HOME` or `.graftgan`."""
-    return Path(os.environ.get("GRAFTGAN_HOME", ".graftgan"))
-
-
-def cache_home() -> Path:
-    """Return the folder for caches: `$GRAFTGAN_CACHE` or the user's cache folder."""
-    if given := os.environ.get("GRAFTGAN_CACHE"):
-        return Path(given)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("graftgan"))
-
-
-@functools.cache
-def code_digest() -> str:
-    """Return the sha256 over the package's source files."""
-    root = Path(graftgan.__file__).parent
-    files = sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix())
-    return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))
 
 
 def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -92,9 +71,13 @@ class Job:
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name; a key without a value names none."""
+        """Return the paths that the parameters name, those of networks in files among them."""
         flat = leaves(self.params, self.spec.external)
-        return {key: Path(flat[key]) for key in self.spec.external if flat[key] is not None}
+        named = {key: Path(flat[key]) for key in self.spec.external if flat[key] is not None}
+        for key, value in leaves(self.params, self.spec.params).items():
+            if isinstance(value, str) and (found := NETWORK_FILE.match(value)):
+                named[key] = Path(found["path"]).expanduser()
+        return named
 
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.
@@ -134,6 +117,11 @@ class Job:
             code=code_digest(),
             inputs=self.input_digests(),
         )
+
+    def note(self, plan: Result) -> Note:
+        """Return what a saved state of this job belongs to."""
+        config = leaves(self.params, self.spec.params)
+        return Note(str(self.outputs["result"].absolute()), config, plan.code, plan.inputs)
 
     def done_before(self, plan: Result) -> Result | None:
         """Return the earlier result if it has the same plan and its outputs are as it left them."""
@@ -205,12 +193,17 @@ def alone(thing: str, stage_name: str) -> Iterator[None]:
 
 def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Result:
     started = time.time()
-    context = make_context(home() / "state" / state_key(plan))
+    state = home() / "state" / state_key(plan)
+    context = make_context(state)
+    note = job.note(plan)
+    _tell_unused(job, unused(state, note), context)
     function: StageFunction = importlib.import_module(job.spec.entry).run
     job.outputs["result"].unlink(missing_ok=True)
-    for path in job.outputs.values():
+    facts = job.outputs["result"].with_name("run.json")
+    for path in (*job.outputs.values(), facts):
         sweep(path)
     with ExitStack() as stack:
+        stack.enter_context(noted(state, note))
         temporary = {p.name: stack.enter_context(atomic_path(job.outputs[p.name])) for p in job.spec.outputs}
         for port in job.spec.outputs:
             if port.folder:
@@ -232,11 +225,21 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         dict(outcome.metrics),
         tuple(outcome.warnings),
     )
-    write_json(job.outputs["result"].with_name("run.json"), run_facts(time.time() - started))
+    write_json(facts, run_facts(time.time() - started))
     result.write(job.outputs["result"])
     for path in outcome.spent:
         shutil.rmtree(path, ignore_errors=True)
     return result
+
+
+def _tell_unused(job: Job, reasons: Sequence[str], context: Context) -> None:
+    if not reasons:
+        return
+    told = "\n  ".join(["the state that an earlier start saved is of another run:", *reasons])
+    if context.resume == "must":
+        raise MissingInput(f"{job.spec.name}: {told}", "take the changes back, or use --resume auto")
+    if context.resume == "auto":
+        context.log.warning("%s starts from the beginning; %s", job.spec.name, told)
 
 
 def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.digests import DigestCache
-from graftgan.engine import cache_home
 from graftgan.errors import MissingInput
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest
+from graftgan.places import cache_home
 
 PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
 LIFELONG_SECTIONS = ("tasks", "bank", "train", "scores", "registry")

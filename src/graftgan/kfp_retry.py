@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftgan.contract import canonical_json, digest_text, write_json
-from graftgan.engine import home
+from graftgan.places import home
 from graftgan.errors import (
     CheckpointError,
     ConfigError,

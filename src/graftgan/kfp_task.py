@@ -11,7 +11,8 @@ from pathlib import Path
 from graftgan import kfp_io
 from graftgan.context import StopSignal
 from graftgan.contract import Result
-from graftgan.engine import Job, cache_home
+from graftgan.engine import Job
+from graftgan.places import cache_home
 from graftgan.errors import GraftganError
 from graftgan.kfp_retry import Attempts
 from graftgan.params import loads

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
 import queue
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -216,9 +219,26 @@ class _Pool:
             process.join()
 
 
+def _die_with_parent() -> None:
+    """See to it that this process does not outlive its parent.
+
+    A killed parent has lost its locks: the next start would find a stranger at work on its states.
+    """
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        assert parent is not None
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if parent is not None:
+        threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
 def _child(
     index: int, function: Callable[[Any, Context], Any], piece: Any, around: Surroundings, messages: Any
 ) -> None:
+    _die_with_parent()
     stop = StopSignal()
     stop.install()
     _set_threads(around.threads)

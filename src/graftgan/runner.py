@@ -10,7 +10,8 @@ from pathlib import Path
 
 from graftgan.context import Context, StopSignal
 from graftgan.contract import Result
-from graftgan.engine import Job, cache_home, run_job
+from graftgan.engine import Job, run_job
+from graftgan.places import cache_home
 from graftgan.progress import PlainProgress, Progress, RichProgress, describe
 from graftgan.stages.specs import StageSpec
 

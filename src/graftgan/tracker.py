@@ -22,13 +22,13 @@ from filelock import FileLock, Timeout
 
 from graftgan.config import Params
 from graftgan.context import NullTracker, Registry, Tracker
-from graftgan.engine import home
 from graftgan.errors import Interrupted
 from graftgan.follower import check_uri, follow, reachable
 from graftgan.identity import RunIdentity, git_revision, pipeline_sections, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, flatten, leaves
+from graftgan.places import home
 from graftgan.stages.specs import StageSpec, stage
 
 MAX_DATASET_DIGEST = 36

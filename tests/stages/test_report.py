@@ -9,9 +9,9 @@ from reporting.synthetic import build
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import atomic_path
-from graftgan.engine import code_digest
 from graftgan.errors import MissingInput
 from graftgan.params import resolve
+from graftgan.places import code_digest
 from graftgan.reporting import interactive
 from graftgan.stages import report
 from graftgan.stages.specs import stage

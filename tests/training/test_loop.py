@@ -341,6 +341,14 @@ def test_resume_never_starts_afresh(room: Room) -> None:
     assert equal(everything(first), everything(second))
 
 
+def test_resume_must_needs_a_state_that_is_whole(room: Room) -> None:
+    room.loop(short(), resume="auto").run()
+    for file in room.store.folder.rglob("state.safetensors"):
+        file.write_bytes(b"")
+    with pytest.raises(MissingInput, match="no whole state in"):
+        room.loop(short(), resume="must").run()
+
+
 def test_resume_must_needs_a_state(room: Room) -> None:
     with pytest.raises(MissingInput, match="no saved state") as error:
         room.loop(short(), resume="must").run()

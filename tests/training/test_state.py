@@ -259,3 +259,36 @@ def test_the_global_random_state_is_put_back(tmp_path: Path) -> None:
     torch.manual_seed(123)
     restore_rng(read_state(tmp_path / "s")["rng"], cpu)
     assert torch.equal(torch.randn(5), first)
+
+
+def test_a_state_is_not_begun_where_there_is_no_room_for_it(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"w": torch.zeros(1000)}
+    free = contract.SPARE_BYTES + state["w"].nbytes
+
+    class Usage:
+        def __init__(self, free: int) -> None:
+            self.free = free
+
+    monkeypatch.setattr(contract.shutil, "disk_usage", lambda place: Usage(free - 1))
+    with pytest.raises(TryAgain, match="a saved training state needs") as caught:
+        store.save(300, state)
+    assert caught.value.exit_code == 75
+    assert str(store.folder) in caught.value.message
+    assert (store.latest() or {})["seen"] == 200
+    assert len(list(store.folder.iterdir())) == 2
+    monkeypatch.setattr(contract.shutil, "disk_usage", lambda place: Usage(free))
+    store.save(300, state)
+    assert len(store.names()) == 2
+
+
+def test_a_file_system_that_does_not_tell_its_free_space_is_written_to(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(place: Path) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(contract.shutil, "disk_usage", refuse)
+    store.save(300, {"seen": 300})
+    assert (store.latest() or {})["seen"] == 300

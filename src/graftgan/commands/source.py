@@ -34,7 +34,7 @@ def source_list(catalogue: Path) -> None:
 def source_verify(catalogue: Path) -> None:
     """Check every source's digest and load it strictly."""
     from graftgan.checkpoints.catalogue import Catalogue
-    from graftgan.engine import cache_home
+    from graftgan.places import cache_home
 
     shelf = Catalogue(catalogue)
     for source in shelf.sources:

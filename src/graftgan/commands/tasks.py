@@ -178,7 +178,7 @@ def surroundings(folder: Path, resume: str) -> Iterator[Context]:
     """Give what training needs: a place for its state that belongs to the bank, a display, a stop signal."""
     from graftgan.context import Context, StopSignal
     from graftgan.contract import digest_text
-    from graftgan.engine import cache_home, home
+    from graftgan.places import cache_home, home
     from graftgan.runner import display
 
     stop = StopSignal()

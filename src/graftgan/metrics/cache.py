@@ -81,7 +81,8 @@ def save_features(path: Path, features: Features, protocol: str, content_digest:
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = np.ascontiguousarray(features, dtype=np.float32)
     # safetensors writes several metadata keys in an order that varies; one key keeps the bytes the same
-    origin = json.dumps({"content": content_digest, "protocol": protocol}, sort_keys=True)
+    facts = {"content": content_digest, "protocol": protocol, "sha256": _sha256(rows)}
+    origin = json.dumps(facts, sort_keys=True)
     payload = save({"features": rows}, metadata={_ORIGIN: origin})
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
@@ -95,6 +96,10 @@ def save_features(path: Path, features: Features, protocol: str, content_digest:
         raise
 
 
+def _sha256(rows: Features) -> str:
+    return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
+
+
 def load_features(path: Path, protocol: str, content_digest: str | None = None) -> Features:
     """Read a feature file, checking that it was made by the protocol (and of the content) expected.
 
@@ -106,6 +111,8 @@ def load_features(path: Path, protocol: str, content_digest: str | None = None) 
         with safe_open(path, framework="numpy") as stored:
             metadata = json.loads((stored.metadata() or {}).get(_ORIGIN, "{}"))
             features: Features = stored.get_tensor("features")
+        if metadata.get("sha256") != _sha256(features):
+            raise ValueError("its checksum differs")
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a feature file: {error}", "delete it; it is made again"

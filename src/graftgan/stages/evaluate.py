@@ -15,9 +15,10 @@ from graftgan.context import Context
 from graftgan.contract import Outcome, digest_file, digest_text, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
-from graftgan.errors import DataError, MissingInput
+from graftgan.errors import ConfigError, DataError, MissingInput
 from graftgan.gans.base import Generator, sample
 from graftgan.gans.walk import walk
+from graftgan.metrics.floor import LEAST_HALF
 from graftgan.metrics.neighbours import nearest
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_gif, save_png, sheet
@@ -59,6 +60,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     if "chosen" not in runs:
         raise MissingInput(f"{inputs['models']} holds no model called chosen", "run `graftgan finetune`")
     reports = {name: read_json(inputs["models"] / name / "model.json") for name in runs}
+    check_neighbours(params, len(reference_images(data, reference, params)))
     shots = make_shots(data, reference, inputs, reports, params, folder)
     found = run_all(shoot, shots, ctx, params.runtime.threads, processes(params.runtime))
     features = {shot.name: rows for shot, rows in zip(shots, found, strict=True)}
@@ -111,6 +113,19 @@ def reference_split(data: ImageSet) -> tuple[str, list[str]]:
         "and whether the model copies them cannot be told"
     )
     return "train", [warning]
+
+
+def check_neighbours(params: Params, n_real: int) -> None:
+    """Refuse neighbours that the samples, the reference images or the halves of their floor do not have."""
+    settings = params.evaluate
+    half = min(n_real // 2, settings.samples)
+    least = half if half >= LEAST_HALF else min(n_real, settings.samples)
+    for key in ("neighbours", "recall_neighbours"):
+        if (k := getattr(settings, key)) >= least:
+            raise ConfigError(
+                f"evaluate.{key} is {k}, with {n_real} images and evaluate.samples={settings.samples}",
+                f"use at most {least - 1}",
+            )
 
 
 def make_shots(

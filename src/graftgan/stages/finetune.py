@@ -39,6 +39,7 @@ from graftgan.stages.class_report import class_facts
 from graftgan.stages.features import Features, cached, opaque, open_extractor
 from graftgan.stages.prior import check_prior, prepare_prior, prior_facts, write_inversion
 from graftgan.stages.start import starting_point
+from graftgan.training import memory
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
@@ -193,6 +194,9 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         trainer.add_phases(partial(chosen_method.resting, gan, settings))
     judge, warnings = make_judge(data, arm.params, ctx)
     warnings += [*start.changes, *(prior.warnings if prior is not None else ())]
+    if isinstance(trainer, Trainer) and (text := memory.warning(gan.spec, settings.batch, device)):
+        # Not among the results, for it is of this machine.
+        ctx.log.warning("%s: %s", arm.run, text)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
     added = chosen_method.finish(gan)

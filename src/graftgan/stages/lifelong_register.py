@@ -12,7 +12,7 @@ from graftgan.bank.package import CARD, BankPackage, load_bank_package, write_ba
 from graftgan.bank.store import Bank
 from graftgan.context import Context, Registered, Registry
 from graftgan.contract import Outcome, canonical_json, digest_path, digest_text, read_json, size_bytes
-from graftgan.engine import code_digest
+from graftgan.places import code_digest
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.identity import git_revision
 from graftgan.journal import CHALLENGER, CHAMPION

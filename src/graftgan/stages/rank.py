@@ -70,9 +70,10 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
             f"ranking needs {LEAST_TARGET_IMAGES} images besides the test images, there are {len(images)}",
             "add images",
         )
+    check_neighbours(params, len(images))
     catalogue = Catalogue(Path(params.rank.catalogue))
     sources, warnings = compatible(catalogue, params, data, ctx)
-    check_choice(params, sources)
+    check_choice(params, sources, warnings)
     folder = outputs["ranking"]
     (folder / "sheets").mkdir()
     extractor = open_extractor(params.rank.extractor, params)
@@ -122,12 +123,24 @@ def compatible(
     return fits, warnings
 
 
-def check_choice(params: Params, sources: Sequence[Source]) -> None:
-    """Refuse a `rank.choose` that names no candidate."""
-    names = ["recommended", SCRATCH, *(source.name for source in sources)]
-    if params.rank.choose not in names:
+def check_neighbours(params: Params, n_target: int) -> None:
+    """Refuse a neighbour that the smaller of the two sets of images does not have."""
+    k, least = params.rank.neighbours, min(params.rank.samples, n_target)
+    if k >= least:
         raise ConfigError(
-            f"rank.choose: {params.rank.choose!r} is not a candidate", f"use one of {', '.join(names)}"
+            f"rank.neighbours is {k}, with rank.samples={params.rank.samples} and {n_target} images",
+            f"use at most {least - 1}",
+        )
+
+
+def check_choice(params: Params, sources: Sequence[Source], left_out: Sequence[str] = ()) -> None:
+    """Refuse a `rank.choose` that names no candidate; `left_out` says why some sources are none."""
+    wanted = params.rank.choose
+    names = ["recommended", SCRATCH, *(source.name for source in sources)]
+    if wanted not in names:
+        why = "".join(f": {text}" for text in left_out if text.startswith(f"{wanted} was left out"))
+        raise ConfigError(
+            f"rank.choose: {wanted!r} is not a candidate{why}", f"use one of {', '.join(names)}"
         )
 
 

@@ -12,7 +12,6 @@ from graftgan.context import Context, Registered, Registry
 from graftgan.contract import Outcome, digest_path, digest_text, read_json, size_bytes, write_json
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
-from graftgan.engine import code_digest
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.identity import git_revision
 from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, RegistrationQueue
@@ -20,6 +19,7 @@ from graftgan.metrics.features import Extractor
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import paired_kid_difference
 from graftgan.packages import CARD, FACTS, Package, load_package, write_package
+from graftgan.places import code_digest
 from graftgan.reporting.card import model_card
 from graftgan.stages.features import Features, cached, extract, open_extractor
 

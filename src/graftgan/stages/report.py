@@ -8,7 +8,7 @@ from pathlib import Path
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, write_text
-from graftgan.engine import code_digest
+from graftgan.places import code_digest
 from graftgan.reporting import interactive
 from graftgan.reporting.facts import read_facts
 from graftgan.reporting.html import render

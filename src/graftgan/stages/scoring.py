@@ -43,9 +43,11 @@ def score(
 def copies(name: str, features: Mapping[str, Features], reference: str) -> CopyReport:
     """Return the copy test of one run."""
     held_out = features["test"] if reference == "test" else None
-    return copy_report(
-        features[name], features["train"], held_out, mirrored=features.get("mirrored"), pairs=PAIRS
-    )
+    train, mirrored = features["train"], features.get("mirrored")
+    if mirrored is not None:
+        # As a reference, the training images may be fewer.
+        mirrored = mirrored[: len(train)]
+    return copy_report(features[name], train, held_out, mirrored=mirrored, pairs=PAIRS)
 
 
 def copy_summary(report: CopyReport, held_out: bool) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from graftgan.context import Context, StopSignal
-from graftgan.engine import cache_home
 from graftgan.params import load
+from graftgan.places import cache_home
 from graftgan.runner import display
 
 

@@ -24,12 +24,13 @@ from graftgan.context import Context, StopSignal
 from graftgan.contract import atomic_path, read_json
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
-from graftgan.engine import Job, cache_home, default_paths
+from graftgan.engine import Job, default_paths
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, Generator, build
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
 from graftgan.parallel import processes
+from graftgan.places import cache_home
 from graftgan.runner import display, run_stage
 from graftgan.stages.finetune import KidJudge, augmentation, make_judge
 from graftgan.stages.specs import stage

@@ -189,6 +189,9 @@ class Loop:
         found = [state for store in (self.store, self.interim) if (state := store.latest()) is not None]
         return max(found, key=lambda state: int(state["trainer"]["images_seen"]), default=None)
 
+    def _saved_something(self) -> bool:
+        return any(store.names() for store in (self.store, self.interim))
+
     def _resume(self) -> None:
         state = None if self.ctx.resume == "never" else self._saved()
         if state is not None:
@@ -196,8 +199,15 @@ class Loop:
             self.history.load_state_dict(state["history"])
             self.ctx.log.info("%s goes on from %d images", self.name, self.trainer.images_seen)
         elif self.ctx.resume == "must":
-            raise MissingInput(f"{self.name}: no saved state in {self.store.folder}", "use --resume auto")
+            kind = "whole" if self._saved_something() else "saved"
+            raise MissingInput(f"{self.name}: no {kind} state in {self.store.folder}", "use --resume auto")
         else:
+            if self.ctx.resume == "auto" and self._saved_something():
+                self.ctx.log.warning(
+                    "%s starts again from the beginning: no state in %s is whole",
+                    self.name,
+                    self.store.folder,
+                )
             # Again, since whatever was built after the trainer may have drawn from the same generators.
             self.trainer.seed_noise()
             self.store.clear()

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graftgan.contract import atomic_path, canonical_json, digest_file, write_text
+from graftgan.contract import atomic_path, canonical_json, digest_file, require_space, write_text
 
 STATE = "state.safetensors"
 CHECKSUM = "sha256"
@@ -62,6 +62,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _split(state, "", tensors)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    require_space(folder.parent, size, "a saved training state")
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         save_file(tensors, temporary / STATE, metadata={"tree": canonical_json(tree)})

@@ -1,0 +1,32 @@
+"""Where state and caches lie, and the digest of the package's own source."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import graftgan
+from graftgan.contract import digest_file, digest_text
+
+
+def home() -> Path:
+    """Return the folder for training state and the local tracking store: `$GRAFTGAN_HOME` or `.graftgan`."""
+    return Path(os.environ.get("GRAFTGAN_HOME", ".graftgan"))
+
+
+def cache_home() -> Path:
+    """Return the folder for caches: `$GRAFTGAN_CACHE` or the user's cache folder."""
+    if given := os.environ.get("GRAFTGAN_CACHE"):
+        return Path(given)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("graftgan"))
+
+
+@functools.cache
+def code_digest() -> str:
+    """Return the sha256 over the package's source files."""
+    root = Path(graftgan.__file__).parent
+    files = sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix())
+    return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))

@@ -1,0 +1,167 @@
+"""How much memory training will take, before it starts: counted on networks without storage."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftgan.gans.base import Gan, build
+from graftgan.gans.spec import GanSpec
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+# Gradient and the two moments of Adam; the averaged generator has none.
+TRAINED_COPIES = 4
+# Gradients of activations live beside them for a while, and allocators round up.
+HEADROOM = 1.25
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory of one training step.
+
+    Attributes:
+        fixed_bytes: Weights, gradients, Adam's moments and the average: the same for every batch.
+        image_bytes: What autograd keeps for an image of the batch, in the hungriest phase.
+        batch: Images a step.
+    """
+
+    fixed_bytes: int
+    image_bytes: int
+    batch: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All of it, with headroom."""
+        return self.fixed_bytes + int(HEADROOM * self.image_bytes * self.batch)
+
+    def batch_that_fits(self, available_bytes: int) -> int:
+        """Return the largest power of two of images that fits, 0 if not even one does."""
+        room = available_bytes - self.fixed_bytes
+        most = int(room / (HEADROOM * self.image_bytes)) if room > 0 and self.image_bytes else 0
+        return 1 << (most.bit_length() - 1) if most else 0
+
+
+def estimate(spec: GanSpec, batch: int) -> Need | None:
+    """Return what a step of the game between G and D takes in float32; penalties and R1 are counted.
+
+    The networks are built and run on torch's `meta` device, which knows shapes and keeps no numbers.
+
+    Returns:
+        None for networks that cannot be run without numbers.
+    """
+    try:
+        with torch.device("meta"):
+            gan = build(spec)
+            phases = [_generator_phase(gan, batch), _discriminator_phase(gan, batch)]
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                phases.append(_r1_phase(gan, batch))
+    except (NotImplementedError, RuntimeError):
+        return None
+    trained = _size(gan.generator) + _size(gan.discriminator)
+    return Need(TRAINED_COPIES * trained + _size(gan.generator), max(phases) // batch, batch)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return the free memory of a device, None where it is not known; a container's limit counts."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [free for free in (_machine_free(), _container_free()) if free is not None]
+    return min(found, default=None)
+
+
+def warning(spec: GanSpec, batch: int, device: torch.device) -> str | None:
+    """Return a sentence if training needs more memory than is free, with the batch that would fit."""
+    free = available_bytes(device)
+    need = None if free is None else estimate(spec, batch)
+    if free is None or need is None or need.total_bytes <= free:
+        return None
+    fits = need.batch_that_fits(free)
+    advice = f"finetune.batch={fits} would fit" if fits else "not even a batch of 1 would fit"
+    return (
+        f"training needs about {need.total_bytes / 1e9:.1f} GB of memory with finetune.batch={batch}, "
+        f"and {free / 1e9:.1f} GB are free on {device}: {advice}"
+    )
+
+
+def _size(network: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in network.state_dict().values())
+
+
+def _inputs(spec: GanSpec, batch: int) -> tuple[Tensor, Tensor | None]:
+    labels = torch.zeros(batch, dtype=torch.int64, device="meta") if spec.classes else None
+    return torch.empty(batch, spec.z_dim, device="meta"), labels
+
+
+def _images(spec: GanSpec, count: int) -> Tensor:
+    return torch.empty(count, spec.channels, spec.resolution, spec.resolution, device="meta")
+
+
+def _generator_phase(gan: Gan, batch: int) -> int:
+    z, labels = _inputs(gan.spec, batch)
+    return _kept(gan, lambda: gan.discriminator(gan.generator(z, labels), labels))
+
+
+def _discriminator_phase(gan: Gan, batch: int) -> int:
+    """D sees fakes and reals as one batch."""
+    _, labels = _inputs(gan.spec, 2 * batch)
+    return _kept(gan, lambda: gan.discriminator(_images(gan.spec, 2 * batch), labels, 2))
+
+
+def _r1_phase(gan: Gan, batch: int) -> int:
+    _, labels = _inputs(gan.spec, batch)
+    images = _images(gan.spec, batch).requires_grad_()
+
+    def penalty() -> Any:
+        logits = gan.discriminator(images, labels)
+        return torch.autograd.grad(logits.sum(), images, create_graph=True)
+
+    return _kept(gan, penalty)
+
+
+def _kept(gan: Gan, compute: Callable[[], Any]) -> int:
+    """Return the bytes that autograd keeps for a computation, without the networks' own tensors."""
+    own = {_storage(t) for n in (gan.generator, gan.discriminator) for t in n.state_dict().values()}
+    with _watched() as kept:
+        compute()
+    return sum(size for storage, (size, _) in kept.items() if storage not in own)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[dict[int, tuple[int, Tensor]]]:
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        # Kept alive, or another storage would be counted under the same address.
+        kept[_storage(tensor)] = (tensor.untyped_storage().nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield kept
+
+
+def _machine_free() -> int | None:
+    try:
+        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _container_free() -> int | None:
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        return None if limit == "max" else max(int(limit) - used, 0)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,252 @@
+"""Runs `graftgan` in a tiny project, kills it or lets file operations fail, and compares what it left."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from graftgan.bank.store import Bank
+from graftgan.contract import Result, digest_path
+
+TESTS = Path(__file__).parents[1]
+STAGES = ("prepare", "rank", "finetune", "evaluate", "report", "register")
+TASK = "task"
+COLOURS = "torchscript:colours.pt?px=16"
+ADD_TASK = (
+    "tasks", "add", "grey", "--data", "task.yaml", "--train", "recipe.yaml", "--scores", "scores.yaml",
+    "--generator", "resnet_6", "--ngf", "2", "--device", "cpu",
+)  # fmt: skip
+WATCH, KILL, TORN, FAIL, FAIL_ON = range(5)
+SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
+PARAMS: dict[str, Any] = {
+    "data": {"path": "images.zip", "split": {"validation": 0.25, "test": 0.25}},
+    "rank": {"catalogue": "catalogue.yaml", "samples": 16, "extractor": COLOURS},
+    "finetune": {
+        "budget": {"kimg": 0.032},
+        "batch": 8,
+        "controls": [],
+        "evaluate_every_kimg": 0.016,
+        "validation_samples": 16,
+        "validation_extractor": COLOURS,
+        "precision": "fp32",
+        "scratch": SIZES,
+    },
+    "evaluate": {"extractor": COLOURS, "samples": 16},
+    "track": {"mode": "off"},
+    # A state is saved after every step.
+    "runtime": {"device": "cpu", "threads": 1, "workers": 1, "save_every_s": 1e-9},
+}
+TASK_FILES: dict[str, dict[str, Any]] = {
+    "task.yaml": {"target": "images.zip", "make": "grey", "resolution": 16},
+    "recipe.yaml": {
+        "budget": {"kimg": 0.016}, "batch": 2, "ndf": 4, "precision": "fp32", "evaluate_every_kimg": 0.004,
+    },
+    "scores.yaml": {"extractor": COLOURS, "validation_extractor": COLOURS},
+}  # fmt: skip
+
+
+class Colours(torch.nn.Module):
+    """A network of features that costs nothing: mean colours of sixteenths."""
+
+    def forward(self, img: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(img, 4).flatten(1)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one file operation of a process.
+
+    Attributes:
+        mode: WATCH counts only; KILL kills before the operation, TORN in it (half of a write arrives) or
+            right behind it; FAIL makes it fail; FAIL_ON makes it and all later ones fail, but for removals.
+        at: Number of the operation, from 1.
+        error: errno of a failure.
+    """
+
+    mode: int = WATCH
+    at: int = 0
+    error: int = 0
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended.
+
+    Attributes:
+        code: Exit code, or minus the signal that killed it.
+        output: What it said.
+        operations: Its file operations below the project, with path, if it was armed.
+        seconds: How long it took.
+    """
+
+    code: int
+    output: str
+    operations: list[str]
+    seconds: float
+
+
+class Warm:
+    """The process that forks a child for every command.
+
+    Args:
+        folder: Where it keeps what the commands say.
+        shim: Library made from `shim.c`; without it commands cannot be armed.
+    """
+
+    def __init__(self, folder: Path, shim: Path | None) -> None:
+        self.folder, self.shim = folder, shim
+        source = TESTS.parent / "src"
+        env = os.environ | {"PYTHONPATH": os.pathsep.join([str(source), str(TESTS)]), "OMP_NUM_THREADS": "1"}
+        if shim:
+            env["LD_PRELOAD"] = str(shim)
+        self.errors = (folder / "warm.log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "faults.warm"],
+            env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
+        )  # fmt: skip
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, (self.folder / "warm.log").read_text()
+        return dict(json.loads(line))
+
+    def run(
+        self,
+        place: Path,
+        *words: str,
+        fault: Fault | None = None,
+        signum: int = signal.SIGKILL,
+        signal_after_s: float | None = None,
+    ) -> End:
+        """Run `graftgan WORDS` in a folder, armed or sent a signal after some seconds."""
+        assert self.process.stdin is not None
+        if self.process.poll() is None and not hasattr(self, "ready"):
+            self.ready = self._read()
+        output, log = self.folder / "output", self.folder / "operations"
+        command = {
+            "words": words, "folder": str(place), "output": str(output), "log": str(log),
+            "fault": None if fault is None else asdict(fault), "signal": int(signum),
+            "signal_after_s": signal_after_s, "env": environment(place),
+        }  # fmt: skip
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        told = self._read()
+        text = output.read_text(errors="replace")
+        return End(told["code"], text, log.read_text(errors="replace").splitlines(), told["seconds"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait(timeout=60)
+        self.errors.close()
+
+
+def environment(place: Path) -> dict[str, str]:
+    """Return variables that keep state and caches inside the project, so that their operations count."""
+    return {"GRAFTGAN_HOME": str(place / "home"), "GRAFTGAN_CACHE": str(place / "cache"), "COLUMNS": "200"}
+
+
+def write_project(folder: Path, count: int = 48) -> None:
+    """Write images, a source, a catalogue and parameters."""
+    from graftgan.checkpoints.store import WEIGHTS, save_gan
+    from graftgan.contract import digest_file
+    from graftgan.gans.base import build
+    from graftgan.gans.stylegan2 import StyleGAN2Spec
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for number in range(count):
+            small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+            buffer = io.BytesIO()
+            small.resize((32, 32), Image.Resampling.BICUBIC).save(buffer, "png")
+            archive.writestr(zipfile.ZipInfo(f"{number:03}.png"), buffer.getvalue())
+    (folder / "tiny").mkdir()
+    save_gan(build(StyleGAN2Spec(resolution=32, **SIZES), seed=1), folder / "tiny")
+    sha256 = digest_file(folder / "tiny" / WEIGHTS)
+    entry = {"name": "tiny", "path": "tiny", "sha256": sha256, "resolution": 32, "licence": "CC0-1.0"}
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
+    for name, values in {"params.yaml": PARAMS, **TASK_FILES}.items():
+        (folder / name).write_text(yaml.safe_dump(values))
+    torch.jit.script(Colours()).save(str(folder / "colours.pt"))
+
+
+def compile_shim(folder: Path) -> Path | None:
+    """Compile `shim.c`, or return None where there is no C compiler or no Linux."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        return None
+    library = folder / "shim.so"
+    source = str(Path(__file__).with_name("shim.c"))
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", str(library), source, "-ldl"], check=True)
+    return library
+
+
+def words(stage: str) -> tuple[str, ...]:
+    """Return the words of a stage's command; `TASK` adds a task to a bank."""
+    return ADD_TASK if stage == TASK else (stage,)
+
+
+def place_of(place: Path, stage: str) -> Path:
+    """Return the folder that a stage writes to."""
+    return place / "bank" if stage == TASK else place / "out" / stage
+
+
+def outputs(place: Path, stage: str) -> dict[str, str]:
+    """Return the digest of everything that a stage left, but for volatile facts and locks."""
+    folder = place_of(place, stage)
+    facts = ("run.json", "data_docs", ".lock")
+    names = [p for p in folder.iterdir() if p.name not in facts] if folder.exists() else []
+    return {p.name: digest_path(p) for p in names}
+
+
+def left_over(place: Path) -> list[str]:
+    """Return the temporary places of unfinished writing below `out` and `bank`."""
+    found = [p for name in ("out", "bank") for p in (place / name).rglob(".*")]
+    return [str(p.relative_to(place)) for p in found if p.name != ".lock"]
+
+
+def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
+    """Return what is wrong with a stage's outputs as a dead process left them: nothing may be half-written.
+
+    Args:
+        place: The project.
+        stage: The stage that died.
+        wanted: `outputs` of a run that was not disturbed.
+    """
+    if stage == TASK:
+        # A bank grows in place, behind a note that makes the next opener take back what no manifest counts.
+        bank = Bank(place / "bank") if (place / "bank" / "manifest.json").exists() else None
+        return [] if bank is None else [str(finding) for finding in bank.inspect()]
+    found = outputs(place, stage)
+    visible = {name: digest for name, digest in found.items() if not name.startswith(".")}
+    wrong = [name for name, digest in visible.items() if digest != wanted[name]]
+    if "result.json" in visible:
+        result = Result.read(place / "out" / stage / "result.json")
+        folder = place / "out" / stage
+        by_stem = {path.stem: path for path in folder.iterdir() if not path.name.startswith(".")}
+        wrong += [n for n, e in result.outputs.items() if digest_path(by_stem[n]) != e.digest]
+    return wrong
+
+
+def spread(total: int, count: int) -> Sequence[int]:
+    """Return `count` numbers from 1 to `total`, evenly spread, the first and the last among them."""
+    return sorted({int(n) for n in np.linspace(1, total, min(count, total)).round()})

@@ -1,0 +1,193 @@
+"""File operations that fail: the disk is full, it returns errors, or a saved state is damaged."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from faults.conftest import Baseline
+from faults.harness import FAIL, FAIL_ON, KILL, STAGES, TASK, TORN, Fault, Warm, outputs, words
+from faults.test_kill import COMMANDS, LONG, goes_on
+
+STATE = "state.safetensors"
+STOPPED = {errno.ENOSPC: (75,), errno.EIO: (1, 75)}
+
+
+def check_failing(warm: Warm, baseline: Baseline, stage: str, fault: Fault, place: Path) -> int:
+    """Let operations fail, expect a stage to end in order, and go on; return the exit code."""
+    baseline.copy(stage, place)
+    end = warm.run(place, *words(stage), fault=fault)
+    told = f"{stage}, {fault}, at {end.operations[fault.at - 1 : fault.at]}: {end.output}"
+    # What only saves time, such as a cache, may fail without harm.
+    assert end.code in (0, *STOPPED[fault.error]), told
+    assert "Traceback" not in end.output, told
+    if end.code == 0:
+        assert outputs(place, stage) == baseline.outputs[stage], told
+    else:
+        assert "error: " in end.output, told
+    goes_on(warm, baseline, stage, place, told)
+    return end.code
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_a_disk_that_fills_up_means_try_again(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+) -> None:
+    at = len(baseline.operations[stage]) // 2
+    code = check_failing(armed, baseline, stage, Fault(FAIL_ON, at, errno.ENOSPC), tmp_path / "p")
+    assert code == 75
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_a_disk_with_errors_is_told_of(armed: Warm, baseline: Baseline, stage: str, tmp_path: Path) -> None:
+    at = len(baseline.operations[stage]) // 2
+    assert check_failing(armed, baseline, stage, Fault(FAIL_ON, at, errno.EIO), tmp_path / "p") == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("mode", [FAIL, FAIL_ON])
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_every_file_operation_may_fail(
+    armed: Warm, baseline: Baseline, stage: str, mode: int, error: int, tmp_path: Path
+) -> None:
+    for at in range(1, len(baseline.operations[stage]) + 1):
+        check_failing(armed, baseline, stage, Fault(mode, at, error), tmp_path / "p")
+        shutil.rmtree(tmp_path / "p")
+
+
+def save_points(operations: list[str]) -> list[int]:
+    """Return the numbers of the renames that put a saved state in its place."""
+    return [
+        number
+        for number, line in enumerate(operations, 1)
+        if line.startswith("rename home/state/")
+        and "/images-" in line
+        and not line.endswith((STATE, "sha256"))
+    ]
+
+
+def states(place: Path) -> list[Path]:
+    """Return the saved states, that with the most images last."""
+    found = (place / "home" / "state").rglob("images-*")
+    return sorted(
+        (path for path in found if not path.parent.name.startswith(".")), key=lambda path: path.name
+    )
+
+
+def images_of(state: Path) -> int:
+    """Return the images that a saved state had seen."""
+    return int(state.name.removeprefix("images-"))
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    file.write_bytes(bytes(raw))
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def saved_before(warm: Warm, baseline: Baseline, stage: str, place: Path, point: int) -> Path:
+    """Kill a run behind a save point, and return the project."""
+    baseline.copy(stage, place)
+    assert warm.run(place, *words(stage), fault=Fault(TORN, point)).code == -signal.SIGKILL
+    return place
+
+
+def check_damaged(
+    warm: Warm, baseline: Baseline, stage: str, place: Path, damage: Callable[[Path], None]
+) -> None:
+    """Damage the newest state and go on: the one before it is used, and both are named."""
+    *others, state = states(place)
+    damage(state / STATE)
+    said = goes_on(warm, baseline, stage, place, f"{state} damaged by {damage.__name__}")
+    assert f"{state.name} is damaged" in said
+    if others:
+        assert f"goes on from {images_of(others[-1])} images" in said
+    else:
+        assert "starts again from the beginning" in said
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_a_damaged_state_is_named_and_the_one_before_it_used(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+) -> None:
+    points = save_points(baseline.operations[stage])
+    assert len(points) >= 4
+    place = saved_before(armed, baseline, stage, tmp_path / "p", points[2])
+    check_damaged(armed, baseline, stage, place, flip)
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_where_no_state_is_whole_the_start_from_nothing_is_told(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+) -> None:
+    point = save_points(baseline.operations[stage])[0]
+    place = saved_before(armed, baseline, stage, tmp_path / "p", point)
+    check_damaged(armed, baseline, stage, place, cut)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("damage", [flip, cut, empty])
+@pytest.mark.parametrize("stage", LONG)
+def test_every_save_point_may_be_damaged(
+    armed: Warm, baseline: Baseline, stage: str, damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    for point in save_points(baseline.operations[stage]):
+        place = saved_before(armed, baseline, stage, tmp_path / str(point), point)
+        check_damaged(armed, baseline, stage, place, damage)
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_a_save_that_dies_or_fails_leaves_the_state_before_it(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+) -> None:
+    point = save_points(baseline.operations[stage])[2]
+    for fault in (Fault(KILL, point), Fault(FAIL_ON, point, errno.ENOSPC)):
+        place = baseline.copy(stage, tmp_path / str(fault.mode))
+        end = armed.run(place, *words(stage), fault=fault)
+        assert end.code == (75 if fault.mode == FAIL_ON else -signal.SIGKILL)
+        images = images_of(states(place)[-1])
+        said = goes_on(armed, baseline, stage, place, end.output)
+        assert f"goes on from {images} images" in said
+
+
+def test_every_long_command_saves_often_enough_to_be_tested(armed: Warm, baseline: Baseline) -> None:
+    assert [stage for stage in (*STAGES, TASK) if save_points(baseline.operations[stage])] == LONG
+
+
+def test_a_state_of_other_parameters_is_not_used_and_the_difference_is_told(
+    armed: Warm, baseline: Baseline, tmp_path: Path
+) -> None:
+    point = save_points(baseline.operations["finetune"])[2]
+    place = saved_before(armed, baseline, "finetune", tmp_path / "p", point)
+    must = armed.run(place, "finetune", "--set", "finetune.seed=5", "--resume", "must")
+    assert must.code == 4
+    assert "the state that an earlier start saved is of another run:" in must.output
+    assert "finetune.seed: 0 -> 5" in must.output
+    changed = armed.run(place, "finetune", "--set", "finetune.seed=5", fault=Fault(KILL, 60))
+    assert "finetune starts from the beginning" in changed.output
+    assert "finetune.seed: 0 -> 5" in changed.output
+    said = goes_on(armed, baseline, "finetune", place, changed.output)
+    assert "goes on from" in said and "starts from the beginning" not in said
+
+
+def test_a_budget_of_minutes_ends_in_order(warm: Warm, baseline: Baseline, tmp_path: Path) -> None:
+    place = baseline.copy("finetune", tmp_path / "p")
+    end = warm.run(place, "finetune", "--set", "finetune.budget={minutes: 0.02}")
+    assert end.code == 0, end.output
+    assert set(outputs(place, "finetune")) == set(baseline.outputs["finetune"])
+    assert end.seconds < 60

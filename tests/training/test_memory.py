@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftgan.gans.base import build
+from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.training import memory
+from graftgan.training.memory import HEADROOM, Need, available_bytes, estimate, warning
+from tests.gans.biggan.sizes import TINY as BIGGAN
+from tests.gans.dcgan.sizes import TINY as DCGAN
+
+SPEC = StyleGAN2Spec(resolution=32, z_dim=8, w_dim=8, mapping_layers=1, channel_base=256, channel_max=16)
+CPU = torch.device("cpu")
+
+
+def kept_on_cpu(batch: int) -> int:
+    """Count what autograd keeps for the D phase with real numbers, by storage address."""
+    gan = build(SPEC, seed=0)
+    own = {t.untyped_storage().data_ptr() for t in gan.discriminator.state_dict().values()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        gan.discriminator(torch.randn(2 * batch, 3, 32, 32), None, 2)
+    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+
+
+def test_what_is_counted_without_numbers_is_what_is_kept_with_them() -> None:
+    with torch.device("meta"):
+        gan = build(SPEC)
+        counted = memory._discriminator_phase(gan, 4)
+    # Some operations keep a copy on `meta` that they share on a CPU.
+    kept = kept_on_cpu(4)
+    assert kept <= counted <= 1.2 * kept
+
+
+def test_fixed_memory_is_weights_gradients_moments_and_the_average() -> None:
+    gan = build(SPEC, seed=0)
+    need = estimate(SPEC, 8)
+    assert need is not None
+
+    def size(network: torch.nn.Module) -> int:
+        return sum(t.nbytes for t in network.state_dict().values())
+
+    assert need.fixed_bytes == 5 * size(gan.generator) + 4 * size(gan.discriminator)
+
+
+def test_the_rest_grows_with_the_batch_alone() -> None:
+    small, large = estimate(SPEC, 4), estimate(SPEC, 32)
+    assert small is not None and large is not None
+    assert large.image_bytes == pytest.approx(small.image_bytes, rel=0.1)
+    assert small.fixed_bytes == large.fixed_bytes
+    assert large.total_bytes == large.fixed_bytes + int(HEADROOM * large.image_bytes * 32)
+
+
+def test_more_pixels_need_more() -> None:
+    small, large = estimate(SPEC, 4), estimate(replace(SPEC, resolution=128), 4)
+    assert small is not None and large is not None
+    assert large.image_bytes > 3 * small.image_bytes
+
+
+@pytest.mark.parametrize("spec", [BIGGAN, DCGAN], ids=["biggan", "dcgan"])
+def test_other_families_are_counted_too(spec: object) -> None:
+    need = estimate(spec, 4)  # type: ignore[arg-type]
+    assert need is not None and need.image_bytes > 4 * 3 * 32 * 32
+
+
+def test_the_batch_that_fits_is_a_power_of_two() -> None:
+    need = Need(fixed_bytes=1000, image_bytes=100, batch=64)
+    assert need.total_bytes == 1000 + 8000
+    assert [need.batch_that_fits(free) for free in (900, 1000, 1124, 1125, 1250, 2000, 9000)] == [
+        0, 0, 0, 1, 2, 8, 64,
+    ]  # fmt: skip
+    for free in (1125, 2000, 9000):
+        fits = need.batch_that_fits(free)
+        assert Need(1000, 100, fits).total_bytes <= free < Need(1000, 100, 2 * fits).total_bytes
+
+
+def test_a_warning_names_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = estimate(SPEC, 64)
+    assert need is not None
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need.total_bytes)
+    assert warning(SPEC, 64, CPU) is None
+    monkeypatch.setattr(memory, "available_bytes", lambda device: need.total_bytes - 1)
+    text = warning(SPEC, 64, CPU)
+    assert text is not None and "finetune.batch=64" in text and "finetune.batch=32 would fit" in text
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 10)
+    assert "not even a batch of 1" in str(warning(SPEC, 64, CPU))
+    monkeypatch.setattr(memory, "available_bytes", lambda device: None)
+    assert warning(SPEC, 64, CPU) is None
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    3000 kB\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert available_bytes(CPU) == 3000 * 1024
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("5\n")
+    assert available_bytes(CPU) == 3000 * 1024
+    (tmp_path / "memory.max").write_text("2000005\n")
+    assert available_bytes(CPU) == 2_000_000
+    (tmp_path / "meminfo").unlink()
+    (tmp_path / "memory.max").unlink()
+    assert available_bytes(CPU) is None
