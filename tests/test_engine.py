@@ -13,9 +13,9 @@ from graftgan import engine
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, Result, digest_path
-from graftgan.engine import Job, default_paths, run_job, state_key
+from graftgan.engine import Job, default_paths, network_file, run_job, state_key
 from graftgan.errors import DataError, GraftganError, MissingInput, TryAgain
-from graftgan.params import load
+from graftgan.params import leaves, load
 from graftgan.stages.specs import STAGES, Port, StageSpec, stage
 
 TOY = StageSpec(
@@ -29,6 +29,7 @@ TOY = StageSpec(
     ),
     params=("data.seed", "evaluate"),
     external=("data.path",),
+    networks=("evaluate.extractor", "finetune.target_class.classifier"),
 )
 
 
@@ -323,3 +324,39 @@ def test_run_facts_tell_versions_without_importing() -> None:
     assert facts["seconds"] == 1.235
     assert facts["versions"]["graftgan"]
     assert facts["versions"]["torch"]
+
+
+def test_a_networks_file_is_an_input_by_its_contents(toy: Toy, job: Job, tmp_path: Path) -> None:
+    file = tmp_path / "judge.pt"
+    file.write_bytes(b"first")
+    named = with_params(job, f"finetune.target_class.classifier='torchscript:{file}?px=32'")
+    assert not {"evaluate.extractor", "finetune.target_class.classifier"} & job.input_digests().keys()
+    first, ran = run_job(named, context)
+    assert ran and first.inputs["finetune.target_class.classifier"] == digest_path(file)
+    assert run_job(named, context)[1] is False
+    file.write_bytes(b"second")
+    second, ran = run_job(named, context)
+    assert ran and second.inputs["finetune.target_class.classifier"] == digest_path(file)
+    assert state_key(first) != state_key(second)
+
+
+def test_a_networks_name_without_a_file_is_left_to_the_stage(toy: Toy, job: Job, tmp_path: Path) -> None:
+    gone = with_params(job, f"evaluate.extractor='onnx:{tmp_path / 'gone.onnx'}'")
+    assert gone.external() == job.external()
+    assert run_job(gone, context)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("onnx:a/b.onnx?px=3&range=raw", Path("a/b.onnx")), ("torchscript:b.pt", Path("b.pt")),
+     ("efflite0", None), ("inception", None), (None, None)],
+)  # fmt: skip
+def test_a_network_is_a_file_where_it_says_so(name: str | None, file: Path | None) -> None:
+    assert network_file(name) == file
+
+
+@pytest.mark.parametrize("spec", STAGES, ids=lambda spec: spec.name)
+def test_networks_are_keys_that_the_stage_reads(spec: StageSpec) -> None:
+    for key in spec.networks:
+        assert leaves(Params(), [key]).keys() == {key}
+        assert any(key.startswith(f"{section}.") for section in spec.params)

@@ -41,6 +41,9 @@ from graftgan.stages.specs import StageSpec, stage
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
 
 
+NETWORK_KINDS = ("torchscript", "onnx")
+
+
 def home() -> Path:
     """Return the folder for training state and the local tracking store: `$GRAFTGAN_HOME` or `.graftgan`."""
     return Path(os.environ.get("GRAFTGAN_HOME", ".graftgan"))
@@ -73,6 +76,12 @@ def default_paths(spec: StageSpec, out: Path) -> tuple[dict[str, Path], dict[str
     return inputs, outputs | {"result": out / spec.name / "result.json"}
 
 
+def network_file(name: str | None) -> Path | None:
+    """Return the file that a network's name points to, None if it is one of the package's own."""
+    kind, _, rest = (name or "").partition(":")
+    return Path(rest.partition("?")[0]).expanduser() if kind in NETWORK_KINDS else None
+
+
 @dataclass(frozen=True)
 class Job:
     """One stage with its paths and parameters, ready to run.
@@ -90,9 +99,14 @@ class Job:
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name."""
-        flat = leaves(self.params, self.spec.external)
-        return {key: Path(flat[key]) for key in self.spec.external}
+        """Return the paths that the parameters name: the stage's own, and the files of its networks.
+
+        A network without a file there is left to the stage, which says what is wrong with its name.
+        """
+        flat = leaves(self.params, (*self.spec.external, *self.spec.networks))
+        files = {key: network_file(flat[key]) for key in self.spec.networks}
+        named = {key: file for key, file in files.items() if file is not None and file.is_file()}
+        return {key: Path(flat[key]) for key in self.spec.external} | named
 
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.

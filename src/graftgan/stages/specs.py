@@ -48,6 +48,7 @@ class StageSpec:
         outputs: What it writes, besides `result.json`.
         params: Dotted configuration keys, whole sections or leaves, whose change must rerun the stage.
         external: Dotted keys whose values are paths read by the stage (the user's images, the catalogue).
+        networks: Dotted keys that may name the file of a network, as ``torchscript:PATH?px=N``.
     """
 
     name: str
@@ -56,6 +57,7 @@ class StageSpec:
     outputs: tuple[Port, ...] = ()
     params: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
     @property
     def entry(self) -> str:
@@ -92,6 +94,7 @@ STAGES: tuple[StageSpec, ...] = (
         outputs=(Port("ranking", "artifact", "table of sources, the choice and contact sheets"),),
         params=("rank", "finetune.scratch"),
         external=("rank.catalogue",),
+        networks=("rank.extractor",),
     ),
     StageSpec(
         name="finetune",
@@ -100,6 +103,12 @@ STAGES: tuple[StageSpec, ...] = (
         outputs=(Port("models", "model", "one adapted model per run, with curves and samples"),),
         params=("finetune",),
         external=("rank.catalogue",),
+        networks=(
+            "finetune.target_class.classifier",
+            "finetune.class_embedding.classifier",
+            "finetune.class_embedding.features",
+            "finetune.validation_extractor",
+        ),
     ),
     StageSpec(
         name="evaluate",
@@ -109,6 +118,7 @@ STAGES: tuple[StageSpec, ...] = (
             Port("scores", "artifact", "scores with intervals and floors, sample sheets, nearest pairs"),
         ),
         params=("evaluate",),
+        networks=("evaluate.extractor",),
     ),
     StageSpec(
         name="report",
