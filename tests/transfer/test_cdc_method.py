@@ -184,6 +184,8 @@ def test_patches_are_a_twelfth_to_a_quarter_of_the_image() -> None:
     for family in (*SIZES, *OTHERS):
         sides = [layer.patch_px for layer in chosen_layers(small(family), settings)]
         assert sides and all(2.6 < side <= 8 for side in sides), family
+    attentive = on_meta("biggan", resolution=128, classes=2, d_attn=(64,))
+    assert [layer.name for layer in chosen_layers(attentive, settings)] == ["blocks.0.0"]
     chosen = chosen_layers(wide, recipe(method="cdc", cdc={"patch_px": [8, 22]}))
     assert [layer.name for layer in chosen] == ["b256", "b128"]
 

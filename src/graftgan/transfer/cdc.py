@@ -40,7 +40,8 @@ def check(settings: Finetune) -> None:
 def chosen_layers(gan: Gan, settings: Finetune) -> list[PatchLayer]:
     """Return the blocks of D whose patches have the wanted size.
 
-    By default, where none has, it is the block with the smallest patches that are large enough.
+    By default, where none has, it is the block with the smallest patches that are large enough, or the last
+    one before attention, which lets a block see the whole image.
 
     Raises:
         ConfigError: None has the size that was asked for.
@@ -49,7 +50,7 @@ def chosen_layers(gan: Gan, settings: Finetune) -> list[PatchLayer]:
     low, high = wanted or (side * LEAST_SHARE, side * LARGEST_SHARE)
     chosen = [layer for layer in layers if low <= layer.patch_px <= high]
     if not chosen and wanted is None:
-        chosen = [layer for layer in layers if layer.patch_px >= low][:1]
+        chosen = [layer for layer in layers if layer.patch_px >= low][:1] or layers[-1:]
     if not chosen:
         raise ConfigError(
             f"finetune.cdc.patch_px is [{low}, {high}], but D's blocks see patches of "
