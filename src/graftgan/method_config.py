@@ -96,6 +96,10 @@ class GanMemory(Section):
     normalise: bool = Field(
         True, description="Filters are brought to mean 0 and deviation 1 before they are modulated."
     )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Classes of the images, each with a bias of its own in a residual GAN; null is none.",
+    )
 
 
 class Inversion(Section):
