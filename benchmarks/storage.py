@@ -34,7 +34,7 @@ METHODS = (
 
 
 def rows() -> list[tuple[str, Finetune]]:
-    """Return the rows of every table: each method at its defaults, then variants that store something else."""
+    """Return the rows of every table: each method at its defaults, then what stores something else."""
     plain = [(f"`{name}`", Finetune(method=name)) for name in METHODS]
     small = [
         (
