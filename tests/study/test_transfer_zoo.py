@@ -1,4 +1,4 @@
-"""The study of sources and arms on what is shipped: two sources of the zoo, one image set, hardly a budget."""
+"""The study of sources and arms on what is shipped: two sources, one image set, hardly a budget."""
 
 from __future__ import annotations
 

@@ -216,3 +216,12 @@ def test_the_stage_refuses_a_batch_without_halves(tmp_path: Path) -> None:
     Workshop(tmp_path).furnish().fails(
         ConfigError, r"finetune\.batch=9 .* finetune\.cdc\.patches", finetune__method="cdc", finetune__batch=9
     )
+
+
+def test_it_trains_in_reduced_precision_and_compiled_networks_are_left_aside() -> None:
+    run = stepped(anchored(precision="bf16"), 2)
+    assert run.finite()
+    moved = heads_of(run.gan.discriminator).weight0
+    assert moved.dtype is torch.float32 and bool(moved.any())
+    assert anchored(compiled=True).game.judge is not None
+    assert isinstance(anchored(compiled=True).game.judge, type(run.gan.discriminator))
