@@ -55,7 +55,7 @@ def test_an_inner_pixel_sees_a_patch_of_the_named_side(family: str) -> None:
         assert seen_side(gan.discriminator, layer) == (layer.patch_px, layer.patch_px)
 
 
-def test_stylegan2_at_256_px_has_the_papers_patches() -> None:
+def test_patches_of_stylegan2_at_256_px() -> None:
     found = patch_layers(network("stylegan2", 256))
     assert [(layer.name, layer.patch_px) for layer in found[:4]] == [
         ("b256", 8), ("b128", 22), ("b64", 50), ("b32", 106),

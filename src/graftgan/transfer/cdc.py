@@ -16,7 +16,7 @@ from graftgan.gans.patch_heads import PatchLayer, attach, patch_layers
 from graftgan.transfer.base import Method, every_parameter
 
 LEAST_SHARE, LARGEST_SHARE = 1 / 12, 1 / 4
-"""Of the image side. Around the paper's 22 to 61 of 256 pixels, so that the layers there are the paper's."""
+"""Of the image side: details, neither single pixels nor most of an object."""
 
 
 def check(settings: Finetune) -> None:
