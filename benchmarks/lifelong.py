@@ -34,7 +34,6 @@ from graftgan.config import Runtime
 from graftgan.context import Context, StopSignal
 from graftgan.contract import canonical_json, digest_text, read_json, write_json, write_text
 from graftgan.data.pairs import Part, TaskImages, load_task
-from graftgan.places import cache_home
 from graftgan.errors import CheckpointError
 from graftgan.gans.translation import TranslatorSpec
 from graftgan.lifelong_config import TaskData, Translate, TranslationScores
@@ -43,6 +42,7 @@ from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_values, summarised
 from graftgan.parallel import run_all
+from graftgan.places import cache_home
 from graftgan.reporting.bank_facts import Results, read_facts
 from graftgan.reporting.bank_page import render
 from graftgan.reporting.sheets import save_png

@@ -28,12 +28,13 @@ NETWORKS: dict[str, GanSpec] = {
     "The zoo's StyleGAN2, 32 px": read_spec(ROOT / "zoo" / "mixture" / SPEC),
 }
 METHODS = (
-    "full", "freeze_d", "freeze_g", "scale_shift", "filter_transfer", "adafm", "gan_memory", "lora",
+    "full", "freeze_d", "freeze_g", "scale_shift", "filter_transfer", "adafm", "gan_memory", "lora", "cdc",
+    "minegan", "bsa",
 )  # fmt: skip
 
 
 def rows() -> list[tuple[str, Finetune]]:
-    """Return the rows of every table: each method at its defaults, and those with the small head."""
+    """Return the rows of every table: each method at its defaults, then what stores something else."""
     plain = [(f"`{name}`", Finetune(method=name)) for name in METHODS]
     small = [
         (
@@ -42,7 +43,12 @@ def rows() -> list[tuple[str, Finetune]]:
         )
         for name in ("filter_transfer", "adafm")
     ]
-    return plain + small
+    given: dict[str, dict[str, object]] = {
+        "`minegan`, `joint_from: null`": {"method": "minegan", "minegan": {"joint_from": None}},
+        "`class_embedding`, one class": {"method": "class_embedding", "controls": []},
+        "`full`, `prior: gmm`": {"method": "full", "prior": "gmm"},
+    }
+    return plain + small + [(label, Finetune.model_validate(keys)) for label, keys in given.items()]
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ TOY = StageSpec(
     ),
     params=("data.seed", "evaluate"),
     external=("data.path",),
+    networks=("evaluate.extractor", "finetune.target_class.classifier"),
 )
 
 

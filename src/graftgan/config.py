@@ -150,6 +150,7 @@ class Finetune(Section):
         0.5, description="R1 weight, in the gamma/2 convention."
     )
     r1_interval: Count = Field(16, description="R1 is applied every so many D steps, and scaled by it.")
+    r1_on_fakes: bool = Field(False, description="R1 on fakes too, for very few images.")
     path_length_weight: Annotated[float, Field(ge=0.0)] = Field(
         0.0, description="Path length weight; 0 turns it off."
     )
@@ -166,6 +167,9 @@ class Finetune(Section):
     ada_p_max: Fraction = Field(0.85, description="Largest p of ADA.")
     freeze_d_layers: Annotated[int, Field(ge=0)] = Field(
         4, description="With method freeze_d: D's layers from the image side that stay fixed (4, 7, 10, ...)."
+    )
+    freeze_d_blocks: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="The same in whole blocks, instead of freeze_d_layers; null goes by layers."
     )
     freeze_g_blocks: Annotated[int, Field(ge=0)] = Field(
         2,
@@ -201,6 +205,10 @@ class Finetune(Section):
     )
     bsd_on_d: bool = Field(
         True, description="With penalty bsd: D has the term too, as in the published code."
+    )
+    bsd_floor: Positive = Field(
+        1e-6,
+        description="With penalty bsd: alarm, and no gradient, where the mean of sigma^2 is not above it.",
     )
     bsd_clip: Positive | None = Field(
         None, description="With penalty bsd: largest norm of its own gradient on D's features; null is none."

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftgan.contract import canonical_json, digest_text, write_json
-from graftgan.places import home
 from graftgan.errors import (
     CheckpointError,
     ConfigError,
@@ -24,6 +23,7 @@ from graftgan.errors import (
     GraftganError,
     MissingInput,
 )
+from graftgan.places import home
 
 FINAL: tuple[type[GraftganError], ...] = (ConfigError, DataError, MissingInput, CheckpointError)
 # Longer than the waits between attempts, but a person's later retry of a mended run is not refused.

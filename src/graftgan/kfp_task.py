@@ -12,10 +12,10 @@ from graftgan import kfp_io
 from graftgan.context import StopSignal
 from graftgan.contract import Result
 from graftgan.engine import Job
-from graftgan.places import cache_home
 from graftgan.errors import GraftganError
 from graftgan.kfp_retry import Attempts
 from graftgan.params import loads
+from graftgan.places import cache_home
 from graftgan.runner import finish_tracking, run_stage
 from graftgan.stages.specs import StageSpec
 

@@ -10,12 +10,23 @@ from graftgan.section import Count, Fraction, Positive, Section
 
 
 class CrossDomainCorrespondence(Section):
-    """Penalty and method cdc: how alike images are among themselves stays as in the source."""
+    """Penalty and method cdc: images stay as alike as in the source, and few of them are judged whole."""
 
     weight: Annotated[float, Field(ge=0.0)] = Field(1000.0, description="Weight, the published code's.")
     batch: Annotated[int, Field(ge=3)] = Field(4, description="Latents that are compared, at each step.")
     layers: Count | None = Field(
         None, description="Convolutions of G that are compared, from the latent on; null is all."
+    )
+    patches: bool = Field(
+        True,
+        description="With method cdc: D judges fakes away from anchors by patches; false is the penalty.",
+    )
+    anchors: Count = Field(10, description="With patches: latents near which whole images are judged.")
+    anchor_noise: Annotated[float, Field(ge=0.0)] = Field(
+        0.05, description="With patches: deviation of latents around an anchor."
+    )
+    patch_px: tuple[Count, Count] | None = Field(
+        None, description="With patches: least and largest side of a patch; null is 1/12 to 1/4 of the image."
     )
 
 
@@ -84,6 +95,10 @@ class GanMemory(Section):
     )
     normalise: bool = Field(
         True, description="Filters are brought to mean 0 and deviation 1 before they are modulated."
+    )
+    classes: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Classes of the images, each with a bias of its own in a residual GAN; null is none.",
     )
 
 

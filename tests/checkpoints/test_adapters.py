@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,18 @@ def test_it_comes_back_as_it_was_and_the_file_has_one_key_of_metadata(base: Path
     write_adapter(read_adapter(file), again)
     assert again.read_bytes() == header
     assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_its_origin_comes_back_and_older_files_have_none(base: Path, tmp_path: Path) -> None:
+    origin = {"seed": 3, "code_version": "0.1.0", "source": "mixture", "licence": "CC0-1.0"}
+    write_adapter(replace(adapter(base), origin=origin), tmp_path / "new")
+    assert read_adapter(tmp_path / "new").origin == origin
+    about = {"base_sha256": "a", "method": "lora", "settings": {}, "spec": {}}
+    save_file({"a": torch.ones(1)}, tmp_path / "old", {"adapter": json.dumps(about)})
+    assert read_adapter(tmp_path / "old").origin == {}
+    save_file({"a": torch.ones(1)}, tmp_path / "bad", {"adapter": json.dumps({**about, "origin": 3})})
+    with pytest.raises(CheckpointError, match="is not an adapter file"):
+        read_adapter(tmp_path / "bad")
 
 
 def test_what_is_no_adapter_is_refused(base: Path, tmp_path: Path) -> None:

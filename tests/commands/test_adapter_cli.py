@@ -30,9 +30,9 @@ def base(tmp_path: Path) -> Path:
     for name, value in (("ones", 1.0), ("threes", 3.0)):
         tensors = {"synthesis.b8.conv1.bias": torch.full((8,), value)}
         digest = digest_file(tmp_path / "base" / WEIGHTS)
-        write_adapter(
-            Adapter(digest, "scale_shift", places, TINY.to_dict(), tensors), tmp_path / f"{name}.safetensors"
-        )
+        origin = {"seed": 4, "licence": "CC0-1.0"} if name == "ones" else {}
+        adapter = Adapter(digest, "scale_shift", places, TINY.to_dict(), tensors, origin)
+        write_adapter(adapter, tmp_path / f"{name}.safetensors")
     return tmp_path / "base"
 
 
@@ -51,6 +51,8 @@ def test_show_tells_base_method_and_parts(base: Path) -> None:
     assert shown.exit_code == 0
     assert digest_file(base / WEIGHTS) in shown.output
     assert "method scale_shift, stylegan2 32 px" in shown.output
+    assert "  licence CC0-1.0, seed 4\n" in shown.output
+    assert "seed" not in call("show", base.parent / "threes.safetensors").output
     assert "8 values in 1 tensors" in shown.output and "bias: 8 values" in shown.output
 
 

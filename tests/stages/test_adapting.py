@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import graftgan
 from graftgan.checkpoints.adapters import ADAPTER, Adapter, read_adapter
 from graftgan.checkpoints.store import WEIGHTS, load_gan
 from graftgan.contract import digest_file
@@ -36,6 +37,9 @@ def test_the_file_and_the_source_give_the_model_bit_for_bit(
         assert report["trainable_parameters"]["generator"] == moving
     adapter = read_adapter(folder / ADAPTER)
     assert adapter.base_sha256 == digest_file(workshop.root / "near" / WEIGHTS) == report["source_sha256"]
+    assert adapter.origin == {
+        "seed": 0, "code_version": graftgan.__version__, "source": "near", "licence": "CC0-1.0",
+    }  # fmt: skip
     made = apply(load_gan(workshop.root / "near"), adapter).generator_ema.state_dict()
     chosen = load_gan(folder).generator_ema.state_dict()
     assert all(torch.equal(made[key], chosen[key]) for key in chosen)

@@ -61,7 +61,7 @@ def test_the_discriminator_phases_leave_the_generator_alone(phase: str) -> None:
     fakes = trainer._phase_g(None)
     generator, discriminator = copies(trainer.gan.generator), copies(trainer.gan.discriminator)
     reals, _ = trainer._reals()
-    trainer._phase_d(reals, fakes, None) if phase == "_phase_d" else trainer._phase_r1(reals, None)
+    trainer._phase_d(reals, fakes, None) if phase == "_phase_d" else trainer._phase_r1(reals, None, fakes)
     assert equal(generator, copies(trainer.gan.generator))
     assert not equal(discriminator, copies(trainer.gan.discriminator))
 
@@ -143,9 +143,28 @@ def test_r1_comes_every_so_many_steps_scaled_by_their_number() -> None:
     images = reals.clone().requires_grad_(True)
     penalty = r1_penalty(trainer.gan.discriminator(images), images)
     (eager,) = torch.autograd.grad(penalty * 0.6 / 2, weight)
-    trainer._phase_r1(reals, None)
+    trainer._phase_r1(reals, None, reals)
     assert weight.grad is not None
     assert torch.allclose(weight.grad, eager * 4, rtol=1e-4, atol=1e-9)
+
+
+def test_r1_on_fakes_adds_the_same_term_of_the_fakes() -> None:
+    plain, both = make(r1_gamma=0.6), make(r1_gamma=0.6, r1_on_fakes=True)
+    fakes = both._phase_g(None)
+    reals, _ = both._reals()
+    gradients = []
+    for trainer, images in ((plain, [reals]), (plain, [fakes]), (both, [reals, fakes])):
+        trainer._phase_r1(images[0], None, images[-1])
+        gradients.append(
+            [p.grad.clone() for p in trainer.gan.discriminator.parameters() if p.grad is not None]
+        )
+        # Weights of both runs have to stay equal.
+        trainer.gan.discriminator.load_state_dict(make().gan.discriminator.state_dict())
+    for of_reals, of_fakes, of_both in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_both, of_reals + of_fakes, rtol=1e-4, atol=1e-6)
+    seen = both.meter.take()
+    assert seen["penalty_r1_fakes"] != seen["r1"]
+    assert "penalty_r1_fakes" not in plain.meter.take()
 
 
 def test_r1_can_be_off() -> None:
@@ -211,7 +230,7 @@ def test_gradients_are_clipped_to_the_limit_and_their_norm_is_told_before(limit:
 
 def test_penalty_phases_are_clipped_too() -> None:
     trainer = make(gradient_clip=1e-4, r1_gamma=100.0)
-    trainer._phase_r1(trainer._reals()[0], None)
+    trainer._phase_r1(trainer._reals()[0], None, trainer._phase_g(None))
     norms = [p.grad.square().sum() for p in trainer.gan.discriminator.parameters() if p.grad is not None]
     assert float(torch.stack(norms).sum().sqrt()) <= 1.001e-4
 

@@ -42,8 +42,9 @@ def on_meta(family: str, **sizes: Any) -> Gan:
 
 def trainer(family: str, **settings: Any) -> Trainer:
     gan = small(family)
-    labels = np.arange(10, dtype=np.int32) % 3 if gan.spec.classes else None
-    run = make(gan=gan, labels=labels, **{"batch": 2, "r1_interval": 1, **settings})
+    run = make(
+        gan=gan, labels=np.arange(10, dtype=np.int32) % 3, **{"batch": 2, "r1_interval": 1, **settings}
+    )
     gan.generator.freeze_statistics()
     return run
 

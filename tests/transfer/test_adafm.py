@@ -127,6 +127,30 @@ def test_it_fits_what_output_scales_cannot() -> None:
     assert errors["adafm"] < 0.05 * errors["film"]
 
 
+def test_of_an_unrelated_teacher_more_parameters_learn_more() -> None:
+    """The second case of that toy: nothing of the source is in the teacher."""
+    torch.manual_seed(1)
+    source, teacher = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    x = torch.randn(64, 4, 6, 6)
+    target = F.conv2d(x, teacher)
+    errors = {"frozen": float(F.mse_loss(F.conv2d(x, source), target) / target.var())}
+    for name, shape in (("film", (8, 1, 1, 1)), ("adafm", (8, 4, 1, 1)), ("full", None)):
+        layer = FilterModulation(source)
+        if shape is not None:
+            layer.gamma = torch.nn.Parameter(torch.ones(shape))
+            layer.beta = torch.nn.Parameter(torch.zeros(shape))
+        whole = torch.nn.Parameter(source.clone())
+        adam = torch.optim.Adam([whole] if shape is None else layer.parameters(), lr=0.03)
+        for _ in range(150):
+            adam.zero_grad()
+            filters = whole if shape is None else layer(source)
+            loss = F.mse_loss(F.conv2d(x, filters), target) / target.var()
+            torch.autograd.backward(loss)
+            adam.step()
+        errors[name] = float(loss.detach())
+    assert errors["full"] < errors["adafm"] < errors["film"] < errors["frozen"]
+
+
 def test_a_limit_beyond_the_image_is_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"finetune.low_level_from_px=64 with finetune.method=adafm"

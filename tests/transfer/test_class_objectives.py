@@ -124,7 +124,9 @@ def test_reconstruction_of_the_images_themselves_is_perfect() -> None:
     assert float(off) == pytest.approx(1 / float(flat(real).square().mean()) + 1)
 
 
-def tuned(alpha: float, seed: int = 0) -> tuple[float, float]:
+def tuned(
+    alpha: float, seed: int = 0, init: str = "target", phi: str = "pixelwise", lr: float = 0.02
+) -> tuple[float, float]:
     """Deviation and probability of a collapsed class of a toy: R^3 -> mean and deviation of a Gaussian."""
     centres = [(4 * math.cos(k), 4 * math.sin(k)) for k in np.linspace(0, 2 * math.pi, 6, endpoint=False)]
     rows = torch.tensor([[*c, math.log(s)] for c, s in zip(centres, [0.6] * 5 + [0.02], strict=True)])
@@ -133,9 +135,10 @@ def tuned(alpha: float, seed: int = 0) -> tuple[float, float]:
     def logits(x: torch.Tensor) -> torch.Tensor:
         return -torch.cdist(x, means).square() / (2 * 0.6**2)
 
-    vector = rows[5].clone().requires_grad_(True)
+    starts = {"target": rows[5], "mean": rows.mean(dim=0), "random": rows[4]}
+    vector = starts[init].clone().requires_grad_(True)
     low, high = float(rows.min()), float(rows.max())
-    adam, draws = torch.optim.Adam([vector], lr=0.02), rng(seed)
+    adam, draws = torch.optim.Adam([vector], lr=lr), rng(seed)
 
     def draw(z: torch.Tensor) -> torch.Tensor:
         c = vector.clamp(low, high)
@@ -145,7 +148,8 @@ def tuned(alpha: float, seed: int = 0) -> tuple[float, float]:
         z = torch.randn(10, 2, generator=draws)
         for _ in range(20):
             x = draw(z)
-            loss = Classifier(logits, 5)(x) - alpha * diversity(x, z, random_pairs(10, draws))
+            seen = logits(x).softmax(dim=1) if phi == "softmax" else x
+            loss = Classifier(logits, 5)(x) - alpha * diversity(seen, z, random_pairs(10, draws))
             adam.zero_grad()
             loss.backward()
             adam.step()
@@ -158,3 +162,16 @@ def test_diversity_recovers_a_collapsed_class() -> None:
     plain, (varied, probability) = tuned(0.0)[0], tuned(1.0)
     assert varied > 2 * plain
     assert probability >= 0.9
+
+
+def test_classes_begun_elsewhere_vary_more_than_the_collapsed_one() -> None:
+    stuck = tuned(0.0, lr=0.05)[0]
+    for init in ("mean", "random"):
+        free, probability = tuned(0.0, init=init, lr=0.05)
+        assert free > 2 * stuck, init
+        assert probability >= 0.9, init
+
+
+def test_comparing_images_helps_more_than_comparing_sure_answers() -> None:
+    """Where the classifier is sure already, its answers hardly differ and have next to no slope."""
+    assert tuned(1.0, phi="pixelwise")[0] > 2 * tuned(1.0, phi="softmax")[0]

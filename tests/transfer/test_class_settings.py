@@ -27,6 +27,7 @@ def test_the_usual_settings_pass() -> None:
     refuse(settings())
     refuse(settings(own_use="repair", own_classes=(3,), own_objective="realism"))
     refuse(settings(own_use="debias", own_classes=(1, 2), own_objective="discriminator"))
+    refuse(settings(own_objective="discriminator"))
     refuse(
         settings(
             own_objective="classifier", own_classifier="torchscript:a.pt?px=8", own_classifier_classes=(1,)
@@ -53,7 +54,7 @@ WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"own_classifier": "torchscript:a.pt?px=8"}, ("class_embedding.classifier", "objective=mmd")),
     ({**FILE, "own_classifier": "onnx:a.onnx"}, ("class_embedding.classifier", "objective=classifier")),
     ({**FILE, "own_classifier_classes": ()}, ("classifier_classes", "class_embedding.use=repurpose")),
-    ({"own_objective": "discriminator"}, ("objective=discriminator", "use=repurpose")),
+    ({"own_objective": "realism"}, ("objective=realism", "use=repurpose")),
     (
         {"own_use": "repair", "own_classes": (1,), "own_objective": "realism", "own_alpha": 0.0},
         ("class_embedding.alpha=0", "objective=realism"),

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from training.nets import EVERYTHING, copies, equal, everything, make, recipe, tiny
 
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build
+from graftgan.gans.spec import GanSpec
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import method
-from graftgan.transfer.freeze_d import layers
+from graftgan.transfer.freeze_d import blocks, layers
+from transfer.families import count, moved, names, on_meta, small, train
+from transfer.families import trainer as family_trainer
 
 
 def frozen_run(count: int, steps: int = 3, **changes: object) -> tuple[Trainer, dict[str, torch.Tensor]]:
@@ -93,3 +98,84 @@ def test_freezing_more_than_there_is_is_refused() -> None:
         make(method="freeze_d", freeze_d_layers=11)
     assert "finetune.freeze_d_layers" in error.value.message
     assert error.value.remedy
+
+
+FAMILIES = ("stylegan2", "stylegan3", "biggan", "biggan_deep", "resnet_gan")
+FIRST = {
+    "stylegan2": ["b32.fromrgb.", "b32.conv0.", "b32.conv1.", "b32.skip."],
+    "stylegan3": ["b32.fromrgb.", "b32.conv0.", "b32.conv1.", "b32.skip."],
+    "biggan": ["blocks.0.0.conv1.", "blocks.0.0.conv2.", "blocks.0.0.conv_sc."],
+    "biggan_deep": ["blocks.0.0.conv1.", "blocks.0.0.conv2.", "blocks.0.0.conv_sc."],
+    "resnet_gan": ["conv_img.", "resnet_0_0.conv_0.", "resnet_0_0.conv_1."],
+}
+
+
+def digests(network: torch.nn.Module) -> dict[str, str]:
+    """The sha256 of each tensor's bytes, buffers and vectors of spectral norms included."""
+    return {
+        n: hashlib.sha256(t.contiguous().numpy().tobytes()).hexdigest() for n, t in copies(network).items()
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_hold_every_layer_below_the_head_once(family: str) -> None:
+    discriminator = small(family).discriminator
+    assert blocks(discriminator)[0] == FIRST[family]
+    listed = layers(discriminator)
+    assert len(set(listed)) == len(listed)
+    below = names(discriminator, *listed)
+    head = {name for name, _ in discriminator.named_parameters()} - below
+    tops = {"b4"} if family.startswith("style") else {"linear", "embed"} if "big" in family else {"fc"}
+    assert {name.split(".")[0] for name in head} == tops
+    assert all(names(discriminator, layer) for layer in listed)
+
+
+def test_attention_belongs_to_the_block_before_it() -> None:
+    sizes = {"family": "biggan", "resolution": 32, "z_dim": 20, "g_ch": 8, "d_ch": 8, "d_attn": [16]}
+    discriminator = build(GanSpec.from_dict(sizes), 0).discriminator
+    place = next(i for i, sizes in enumerate(discriminator.spec.d_blocks) if sizes.attention)
+    assert blocks(discriminator)[place][-1] == f"blocks.{place}.1."
+    assert names(discriminator, f"blocks.{place}.1.")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_blocks_have_the_same_hashes_after_training_and_all_else_moves(family: str) -> None:
+    run = family_trainer(family, method="freeze_d", freeze_d_blocks=2)
+    train(run, 0)
+    before = digests(run.gan.discriminator)
+    frozen = tuple(layer for block in blocks(run.gan.discriminator)[:2] for layer in block)
+    train(run, 3)
+    after = digests(run.gan.discriminator)
+    for name in after:
+        if name.startswith(frozen):
+            assert after[name] == before[name], name
+    moving = {n for n, _ in run.gan.discriminator.named_parameters() if not n.startswith(frozen)}
+    assert moving and not [name for name in moving if after[name] == before[name]]
+
+
+@pytest.mark.parametrize("family", ["biggan", "biggan_deep", "resnet_gan"])
+def test_layers_can_be_counted_too(family: str) -> None:
+    g, d = moved(family_trainer(family, method="freeze_d", freeze_d_layers=2), 2)
+    run = family_trainer(family, method="full")
+    assert d == {
+        n for n, _ in run.gan.discriminator.named_parameters() if not n.startswith(tuple(FIRST[family][:2]))
+    }
+    assert g == {n for n, _ in run.gan.generator.named_parameters()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_blocks_is_full_fine_tuning_bit_for_bit_in_every_family(family: str) -> None:
+    none = train(family_trainer(family, method="freeze_d", freeze_d_blocks=0), 2)
+    assert equal(everything(none), everything(train(family_trainer(family, method="full"), 2)))
+
+
+def test_counts_at_full_size_are_the_sheets() -> None:
+    """Groups 1 and 2 of the residual GAN's D at 128 px are `conv_img` and the first two blocks."""
+    gan = on_meta("resnet_gan", resolution=128, embed_dim=1)
+    method("freeze_d").apply(gan, recipe(method="freeze_d", freeze_d_blocks=2))
+    assert (count(gan.discriminator, False), count(gan.discriminator)) == (194_624, 91_697_537)
+
+
+def test_more_blocks_than_there_are_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"finetune\.freeze_d_blocks: D has 3 blocks below its head, not 4"):
+        make(method="freeze_d", freeze_d_blocks=4)

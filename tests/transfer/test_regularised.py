@@ -15,7 +15,8 @@ from transfer.penalties.runs import trained
 
 NAMES = ("ewc", "l2_sp", "cdc")
 NEUTRAL: dict[str, dict[str, Any]] = {
-    "ewc": {"ewc_weight": 0.0}, "l2_sp": {"l2_sp_weight": 0.0}, "cdc": {"cdc": {"weight": 0.0}},
+    "ewc": {"ewc_weight": 0.0}, "l2_sp": {"l2_sp_weight": 0.0},
+    "cdc": {"cdc": {"weight": 0.0, "patches": False}},
 }  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from training.nets import tiny
 
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build
+from graftgan.gans.prior import Mixture
 from graftgan.gans.spec import GanSpec
 from graftgan.transfer import method
 from graftgan.transfer.storage import storage, table
@@ -55,3 +57,41 @@ def test_settings_that_cannot_go_together_are_refused() -> None:
     settings = Finetune.model_validate({"method": "adafm", "filter_transfer": {"head_z_dim": 4}})
     with pytest.raises(ConfigError, match="head_z_dim=4"):
         storage(tiny(), settings)
+
+
+BIGGAN = {"family": "biggan", "resolution": 32, "z_dim": 20, "classes": 3, "g_ch": 4, "d_ch": 4,
+          "shared_dim": 6}  # fmt: skip
+
+
+def test_a_miner_is_stored_with_its_generator() -> None:
+    whole = storage(tiny(), Finetune(method="full"))
+    for joint, moves in ((0.5, whole.trainable_generator + 2 * (8 * 8 + 8)), (None, 2 * (8 * 8 + 8))):
+        settings = Finetune.model_validate({"method": "minegan", "minegan": {"joint_from": joint}})
+        found = storage(tiny(), settings)
+        assert found.trainable_generator == moves
+        assert found.stored_bytes == whole.stored_bytes + 4 * 2 * (8 * 8 + 8)
+
+
+def test_a_mixture_is_stored_as_its_tensors_are() -> None:
+    mixture = Mixture.of_moments(torch.full((5,), 0.2), torch.zeros(5, 8), torch.eye(8).expand(5, 8, 8))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in mixture.tensors().values())
+    found = storage(tiny(), Finetune.model_validate({"prior": "gmm"}))
+    assert found.stored_bytes - found.base_bytes == size
+    three = Finetune.model_validate({"prior": "gmm", "mixture": {"components": 3}})
+    assert storage(tiny(), three).stored_bytes - found.base_bytes == (size - 8) * 3 // 5 + 8
+
+
+def test_one_class_is_one_row_and_bsa_has_no_discriminator() -> None:
+    spec = GanSpec.from_dict(BIGGAN)
+    one = Finetune.model_validate({"method": "class_embedding", "controls": []})
+    found = storage(spec, one)
+    assert (found.trainable_generator, found.trainable_discriminator, found.stored_bytes) == (6, 0, 24)
+    keys = {"use": "repair", "classes": [0, 2]}
+    two = Finetune.model_validate({"method": "class_embedding", "controls": [], "class_embedding": keys})
+    assert storage(spec, two).stored_bytes == 48
+    assert table(spec, [("one", one)]).endswith("| one | 6 | 0 | 24 bytes | 0.0% |")
+    bsa = storage(spec, Finetune(method="bsa"))
+    assert bsa.trainable_discriminator == 0 < bsa.trainable_generator
+    assert bsa.stored_bytes == bsa.base_bytes
+    with pytest.raises(ConfigError, match="no classes"):
+        storage(tiny(), one)

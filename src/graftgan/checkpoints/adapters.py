@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ ADAPTER = "adapter.safetensors"
 KEY = "adapter"
 BASE, TASKS = "base", "tasks"
 FIELDS = ("base_sha256", "method", "settings", "spec")
+ORIGIN = "origin"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Adapter:
         settings: Keys of `finetune` that say where the method puts its tensors.
         spec: The adapted network's sizes, as `GanSpec.to_dict` gives them.
         tensors: What was trained or added, by its name in the generator before it is folded.
+        origin: Where it comes from, for people: seed and code version of its run, name and licence of its
+            base. Empty for what was blended or transplanted, and in files from before there was one.
     """
 
     base_sha256: str
@@ -40,6 +43,7 @@ class Adapter:
     settings: dict[str, Any]
     spec: dict[str, Any]
     tensors: dict[str, Tensor]
+    origin: dict[str, Any] = field(default_factory=dict)
 
     @property
     def values(self) -> int:
@@ -49,7 +53,7 @@ class Adapter:
 
 def write_adapter(adapter: Adapter, path: Path) -> None:
     """Write an adapter; all but its tensors is JSON under the metadata key ``adapter``."""
-    about = {name: getattr(adapter, name) for name in FIELDS}
+    about = {name: getattr(adapter, name) for name in (*FIELDS, ORIGIN)}
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in adapter.tensors.items()}
     with atomic_path(path) as temporary:
         save_tensors(tensors, temporary, {KEY: canonical_json(about)})
@@ -76,9 +80,11 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
-        kinds = (str, str, dict, dict)
-        if set(about) != set(FIELDS) or any(
-            not isinstance(about[name], kind) for name, kind in zip(FIELDS, kinds, strict=True)
+        about = {ORIGIN: {}, **about}
+        kinds = (str, str, dict, dict, dict)
+        names = (*FIELDS, ORIGIN)
+        if set(about) != set(names) or any(
+            not isinstance(about[name], kind) for name, kind in zip(names, kinds, strict=True)
         ):
             raise ValueError("its fields are others")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ from graftgan.errors import CheckpointError, MissingInput
 from graftgan.gans.base import Gan, build
 from graftgan.gans.folding import adapters, plain_state
 from graftgan.gans.miner import is_mined, miner_of
+from graftgan.gans.patch_heads import is_patch_head
 from graftgan.gans.prior import Prior, split_prior
 from graftgan.gans.spec import GanSpec
 
@@ -73,12 +74,13 @@ def compare(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> LoadTabl
 def gan_tensors(gan: Gan, networks: Iterable[str] = NETWORKS) -> dict[str, Tensor]:
     """Return the state of the named networks as contiguous CPU tensors with dotted names, adapters folded.
 
-    A prior comes with the generators, as ``prior.…``, unless it has become N(0, I). A miner is one.
+    A prior comes with the generators, as ``prior.…``, unless it has become N(0, I). A miner is one. What only
+    trains, such as heads for patches, is left out.
     """
     tensors = {}
     for network in networks:
         for name, tensor in plain_state(getattr(gan, network)).items():
-            if not is_mined(name):
+            if not is_mined(name) and not is_patch_head(name):
                 tensors[f"{network}.{name}"] = tensor.detach().cpu().contiguous().clone()
     miner = miner_of(gan.generator_ema)
     return tensors | prior_tensors(gan.prior if miner is None else miner.law())

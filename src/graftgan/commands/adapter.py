@@ -27,6 +27,8 @@ def adapter_show(file: Path) -> None:
     spec = adapter.spec
     click.echo(f"{file}: method {adapter.method}, {spec.get('family')} {spec.get('resolution')} px")
     click.echo(f"  base sha256 {adapter.base_sha256}")
+    if adapter.origin:
+        click.echo("  " + ", ".join(f"{key.replace('_', ' ')} {v}" for key, v in adapter.origin.items()))
     click.echo(
         f"  {adapter.values:,} values in {len(adapter.tensors)} tensors, {file.stat().st_size:,} bytes"
     )

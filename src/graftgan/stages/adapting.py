@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import graftgan
 from graftgan.checkpoints.adapters import ADAPTER, write_adapter
 from graftgan.checkpoints.catalogue import Catalogue, Source
 from graftgan.checkpoints.store import WEIGHTS, load_gan
-from graftgan.config import Params
+from graftgan.config import Finetune, Params
 from graftgan.contract import digest_file
-from graftgan.errors import GraftganError
+from graftgan.data.dataset import ImageSet
+from graftgan.errors import ConfigError, GraftganError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import MARK
 from graftgan.gans.prior import split_prior
@@ -38,6 +41,24 @@ def moving_parameters(gan: Gan) -> dict[str, int]:
 def fixed_tensors(gan: Gan) -> set[str]:
     """Return the plain names of G's parameters that a method fixes, once it was applied."""
     return {name for name, p in gan.generator.named_parameters() if not p.requires_grad and MARK not in name}
+
+
+def check_memory_classes(settings: Finetune, data: ImageSet) -> None:
+    """Refuse a class-conditional memory of images that have other classes.
+
+    Raises:
+        ConfigError: Naming both keys.
+    """
+    wanted, labels = settings.gan_memory.classes, data.labels("train")
+    if settings.method != "gan_memory" or wanted is None:
+        return
+    found = int(labels.max(initial=-1)) + 1 if int(labels.min(initial=0)) >= 0 else 0
+    if found != wanted:
+        raise ConfigError(
+            f"finetune.gan_memory.classes={wanted}, but the training images of data.path have "
+            f"{found or 'no'} classes",
+            "set finetune.gan_memory.classes to their number, or to null",
+        )
 
 
 def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
@@ -94,7 +115,9 @@ def keep_adapter(
         return [f"there is no {ADAPTER}: the model has a prior of its own"]
     best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
     before = base.generator_ema.state_dict()
-    moved = [n for n in sorted(fixed) if n in before and n in best and not torch.equal(before[n], best[n])]
+    # Of another shape are tables that got classes before the first step.
+    alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
+    moved = [n for n in alike if not torch.equal(before[n], best[n])]
     if moved:
         raise GraftganError(
             f"{', '.join(moved[:3])} of the averaged generator moved, which {settings.method} fixes",
@@ -108,5 +131,11 @@ def keep_adapter(
             f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
             "report this as a bug, with the settings of the run",
         )
-    write_adapter(adapter, folder / ADAPTER)
+    origin = {
+        "seed": settings.seed,
+        "code_version": graftgan.__version__,
+        "source": source.name,
+        "licence": source.licence,
+    }
+    write_adapter(replace(adapter, origin=origin), folder / ADAPTER)
     return []

@@ -30,6 +30,7 @@ from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.adapting import (
     adapter_bytes,
+    check_memory_classes,
     fixed_tensors,
     keep_adapter,
     moving_parameters,
@@ -49,6 +50,7 @@ from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
 from graftgan.transfer.auto import AUTO, FALLBACK, decide
 from graftgan.transfer.class_embedding import ClassTuner
+from graftgan.transfer.combinations import check_settings
 from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
 
@@ -115,10 +117,9 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
         if wanted[control] is not None and wanted[control] not in plan.values():
             plan[control] = wanted[control]
     params, warnings = with_method(params, data.size("train"), plan.values(), ctx.cache)
-    if (refuse := method(params.finetune.method).check) is not None:
-        refuse(params.finetune)
-    make_penalties(params.finetune)
+    check_settings(params.finetune)
     check_prior(params.finetune, data.size("train"))
+    check_memory_classes(params.finetune, data)
     check_families(plan.values(), params, ctx.cache)
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()

@@ -12,11 +12,11 @@ from graftgan.bank.package import CARD, BankPackage, load_bank_package, write_ba
 from graftgan.bank.store import Bank
 from graftgan.context import Context, Registered, Registry
 from graftgan.contract import Outcome, canonical_json, digest_path, digest_text, read_json, size_bytes
-from graftgan.places import code_digest
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.identity import git_revision
 from graftgan.journal import CHALLENGER, CHAMPION
 from graftgan.lifelong_config import LifelongParams
+from graftgan.places import code_digest
 from graftgan.reporting.bank_tables import bank_card
 from graftgan.stages.lifelong_files import EXAMPLES, read_tasks
 from graftgan.stages.register import Candidate, Verdict, settle, tell

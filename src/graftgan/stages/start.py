@@ -90,7 +90,8 @@ def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[
     highest = int(data.labels("train").max(initial=-1))
     if not gan.spec.classes:
         unused = f"source {source.name} has no classes: the labels of the images are not used"
-        return gan, [unused] if highest > 0 else []
+        given = params.finetune.method == "gan_memory" and params.finetune.gan_memory.classes is not None
+        return gan, [unused] if highest > 0 and not given else []
     if 0 <= lowest <= highest < gan.spec.classes:
         return gan, []
     if lowest < 0 <= highest:

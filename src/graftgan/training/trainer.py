@@ -19,14 +19,15 @@ from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, a
 from graftgan.gans.prior import Mixture, split_prior
 from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
-from graftgan.training.losses import discriminator_loss, generator_loss, path_lengths, r1_penalty
+from graftgan.training.game import Game, make_game
+from graftgan.training.losses import path_lengths, r1_penalty
+from graftgan.training.optimiser import lay_out, make_adam, rate_of
 from graftgan.training.penalty import Penalty
 from graftgan.training.phases import Phases, Resting
 from graftgan.training.prior import MovingPrior
 from graftgan.training.state import restore_rng, rng_state
 
 PATH_LENGTH_DECAY = 0.01
-ADAM_BETAS = (0.0, 0.99)
 
 
 class Meter:
@@ -95,9 +96,9 @@ class Trainer:
         self.dtype = pick_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
         lazy_g = settings.path_length_interval if settings.path_length_weight else 0
-        self.adam_g = _adam(gan.generator, settings.lr_generator, lazy_g)
-        self.adam_d = _adam(gan.discriminator, settings.lr_discriminator, settings.r1_interval)
-        self.rate_g, self.rate_d = _rate(self.adam_g), _rate(self.adam_d)
+        self.adam_g = make_adam(gan.generator, settings.lr_generator, lazy_g)
+        self.adam_d = make_adam(gan.discriminator, settings.lr_discriminator, settings.r1_interval)
+        self.rate_g, self.rate_d = rate_of(self.adam_g), rate_of(self.adam_d)
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.seed_noise()
         self.images_seen = 0
@@ -112,7 +113,8 @@ class Trainer:
         draw: Any = gan.generator.synthesis if self.styled else gan.generator
         self._plain_draw = draw
         self._draw = torch.compile(draw) if compiled else draw
-        self._judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+        judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+        self.game: Game = make_game(gan.discriminator, judge, settings.cdc.anchor_noise)
         self.penalties: tuple[Penalty, ...] = ()
         self.phases: Phases | None = None
         self.prior: MovingPrior | None = None
@@ -144,6 +146,7 @@ class Trainer:
         self.prior = prior
         self.gan.generator.freeze_statistics(True)
         self.gan.prior = prior.at(0.0)
+        self.game.settle(prior.at(0.0), self.settings.seed)
 
     @property
     def step_index(self) -> int:
@@ -162,7 +165,7 @@ class Trainer:
             self._phase_path(labels)
         self._phase_d(reals, fakes, labels)
         if settings.r1_gamma and step % settings.r1_interval == 0:
-            self._phase_r1(reals, labels)
+            self._phase_r1(reals, labels, fakes)
         self.images_seen += settings.batch
         ramp = self.images_seen if self.from_scratch else None
         beta = ema_beta(settings.batch, settings.ema_half_life_kimg, ramp)
@@ -192,18 +195,33 @@ class Trainer:
 
     def _fakes(self, labels: Tensor | None) -> Tensor:
         count = self.settings.batch
+        near = self.game.near_anchors(count, self.rng)
+        if near is not None:
+            return self._anchored_fakes(near, labels)
         given = (self._styles(labels, count),) if self.styled else (self._latents(count), labels)
         fakes: Tensor = self._draw(*given)
+        return fakes
+
+    def _anchored_fakes(self, near: Tensor, labels: Tensor | None) -> Tensor:
+        """Return fakes of latents near anchors, whose styles are their own, then of others."""
+        rest, part = self.settings.batch - len(near), len(near)
+        if not self.styled:
+            away: Tensor = self._draw(torch.cat([near, self._latents(rest)]), labels)
+            return away
+        generator: Any = self.gan.generator
+        first, second = (None, None) if labels is None else (labels[:part], labels[part:])
+        ws = [generator.mapping(near, first, update_w_avg=False), self._styles(second, rest)]
+        fakes: Tensor = self._draw(torch.cat(ws))
         return fakes
 
     def _phase_g(self, labels: Tensor | None) -> Tensor:
         with self._updating(self.gan.generator, self.adam_g, "grad_norm_g"):
             with autocast(self.device, self.dtype):
                 fakes = self._fakes(labels)
-                logits = self._judge(self.augment(fakes, self.rng), labels)
-            loss = generator_loss(logits)
+                opinion = self.game.opinion(self.augment(fakes, self.rng), labels)
+            loss = self.game.generator_loss(opinion)
             terms = {
-                f"penalty_{p.name}": p.generator_term(self.gan, fakes, logits, self.meter.add)
+                f"penalty_{p.name}": p.generator_term(self.gan, fakes, opinion.logits, self.meter.add)
                 for p in self.penalties
             }
             self._backward(self._with_terms(loss, terms))
@@ -241,9 +259,9 @@ class Trainer:
             both = self.augment(torch.cat([fakes, reals]), self.rng)
             twice = None if labels is None else torch.cat([labels, labels])
             with autocast(self.device, self.dtype):
-                logits = self._judge(both, twice, mbstd_split=2)
-            fake_logits, real_logits = logits.chunk(2)
-            loss = discriminator_loss(real_logits, fake_logits)
+                opinion = self.game.opinion(both, twice, batches=2)
+            fake_logits, real_logits = opinion.logits.chunk(2)
+            loss = self.game.discriminator_loss(opinion)
             terms = {
                 f"penalty_{p.name}_d": p.discriminator_term(self.gan, fakes, fake_logits, self.meter.add)
                 for p in self.penalties
@@ -254,13 +272,15 @@ class Trainer:
         self.meter.add("sign_real", real_logits.sign().mean())
         self.meter.add("sign_fake", fake_logits.sign().mean())
 
-    def _phase_r1(self, reals: Tensor, labels: Tensor | None) -> None:
+    def _phase_r1(self, reals: Tensor, labels: Tensor | None, fakes: Tensor) -> None:
         settings = self.settings
+        kinds = {"r1": reals} | ({"penalty_r1_fakes": fakes} if settings.r1_on_fakes else {})
         with self._updating(self.gan.discriminator, self.adam_d, None):
-            seen = reals.detach().requires_grad_(True)
-            penalty = r1_penalty(self.gan.discriminator(self.augment(seen, self.rng), labels), seen)
-            self._backward(penalty * (settings.r1_gamma / 2 * settings.r1_interval))
-        self.meter.add("r1", penalty)
+            for name, images in kinds.items():
+                seen = images.detach().requires_grad_(True)
+                penalty = r1_penalty(self.gan.discriminator(self.augment(seen, self.rng), labels), seen)
+                self._backward(penalty * (settings.r1_gamma / 2 * settings.r1_interval))
+                self.meter.add(name, penalty)
 
     @contextmanager
     def _updating(
@@ -342,7 +362,7 @@ class Trainer:
         gan.generator_ema.load_state_dict(state["generator_ema"])
         for adam, saved in ((self.adam_g, state["adam_g"]), (self.adam_d, state["adam_d"])):
             adam.load_state_dict(saved)
-            _lay_out(adam)
+            lay_out(adam)
         self.scaler.load_state_dict(state["scaler"])
         self.augment.load_state_dict(state["augment"])
         self.path_mean = state["path_mean"].to(self.device)
@@ -365,26 +385,3 @@ def _check_styled(styled: bool, settings: Finetune) -> None:
                 f"finetune.{key} is {getattr(settings, key):g}, but the source's generator has no styles",
                 f"set finetune.{key}=0, or choose a StyleGAN source",
             )
-
-
-def _adam(network: nn.Module, lr: float, lazy_interval: int) -> torch.optim.Adam:
-    """Return Adam over the tensors that move, rescaled for lazy terms (Karras et al. 2020, appendix B)."""
-    ratio = lazy_interval / (lazy_interval + 1) if lazy_interval else 1.0
-    moving = [p for p in network.parameters() if p.requires_grad]
-    betas = (ADAM_BETAS[0] ** ratio, ADAM_BETAS[1] ** ratio)
-    return torch.optim.Adam(moving, lr=lr * ratio, betas=betas, eps=1e-8, fused=True)
-
-
-def _lay_out(adam: torch.optim.Adam) -> None:
-    """Give the moments the memory layout of their parameters.
-
-    Saved tensors are contiguous. The fused kernel on a CPU walks through memory without a look at strides, so
-    with channels_last weights it would pair each weight with another one's moments.
-    """
-    for parameter, moments in adam.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(moments[name])
-
-
-def _rate(adam: torch.optim.Adam) -> float:
-    return float(adam.param_groups[0]["lr"])

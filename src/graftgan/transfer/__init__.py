@@ -6,6 +6,7 @@ from graftgan.errors import ConfigError
 from graftgan.transfer import (
     adafm,
     bsa,
+    cdc,
     class_embedding,
     filter_transfer,
     freeze_d,
@@ -17,7 +18,7 @@ from graftgan.transfer import (
     scale_shift,
 )
 from graftgan.transfer.base import Method
-from graftgan.transfer.regularised import CDC, EWC, L2_SP
+from graftgan.transfer.regularised import EWC, L2_SP
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -35,7 +36,7 @@ METHODS: dict[str, Method] = {
         class_embedding.METHOD,
         EWC,
         L2_SP,
-        CDC,
+        cdc.METHOD,
     )
 }
 

@@ -18,8 +18,10 @@ from graftgan.contract import canonical_json
 from graftgan.errors import CheckpointError, ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import MARK
+from graftgan.gans.resnet_gan.spec import ResnetGanSpec
 from graftgan.gans.spec import GanSpec
 from graftgan.transfer import METHODS, method
+from graftgan.transfer.memory_classes import add_outputs
 
 PLACES = ("adapter_rank", "low_level_from_px", "filter_transfer", "gan_memory")
 """Keys of `finetune` that say where methods put their tensors."""
@@ -96,6 +98,9 @@ def prepared(base: Gan, adapter: Adapter) -> Gan:
         raise CheckpointError(message, "use the version of GraftGAN that wrote the adapter") from None
     gan.fresh = base.fresh
     gan.discriminator = copy.deepcopy(base.discriminator)
+    if gan.spec.classes != base.spec.classes:
+        assert isinstance(gan.spec, ResnetGanSpec)
+        add_outputs(gan.discriminator, gan.spec)
     gan.discriminator.spec = gan.spec
     return gan
 

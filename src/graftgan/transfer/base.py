@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from graftgan.config import Finetune
+from graftgan.gans import patch_heads
 from graftgan.gans.base import Gan
 from graftgan.gans.biggan.layers import SpectralNormed
 from graftgan.gans.biggan_deep.layers import StoredSpectralNorm
@@ -92,8 +93,9 @@ class Method:
     def finish(self, gan: Gan) -> int:
         """Turn parametrised networks into plain ones and return how many parameters G had beyond those.
 
-        A miner in front of G becomes its prior.
+        A miner in front of G becomes its prior; heads for patches go.
         """
+        patch_heads.detach(gan)
         added = detach(gan) + sum(parameter.numel() for parameter in adapters(gan.generator).values())
         for network in (gan.generator, gan.generator_ema, gan.discriminator):
             fold(network)

@@ -21,6 +21,7 @@ from graftgan.gans.base import Gan, draw_latents
 from graftgan.gans.class_table import PLACES, class_table, generate, place, take_classes, write_row
 from graftgan.training.loop import total_images
 from graftgan.transfer.base import Method
+from graftgan.transfer.class_game import NewClass
 from graftgan.transfer.class_goals import make_objective, targets_of
 from graftgan.transfer.class_objectives import Classifier, Objective, Reconstruction, diversity, random_pairs
 from graftgan.transfer.class_settings import Preset, preset, refuse
@@ -71,10 +72,13 @@ class ClassTuner(DirectTrainer):
         self.objectives = [make_objective(task, self.source, target) for target in self.targets]
         self.vectors = self._first_vectors(task)
         self.codes = self._first_codes(task)
+        self.rows = self._first_rows()
         rate, decay = self.preset.lr, self.preset.weight_decay
         groups: list[dict[str, Any]] = [{"params": self.vectors, "lr": rate, "weight_decay": decay}]
         if self.codes:
             groups.append({"params": self.codes, "lr": LATENT_RATE, "weight_decay": 0.0})
+        if self.rows:
+            groups.append({"params": self.rows, "lr": task.settings.lr_discriminator, "weight_decay": 0.0})
         super().__init__(task, groups)
         batch = task.settings.batch
         steps = total_images(task.settings.budget, len(task.images), batch) // batch
@@ -120,6 +124,11 @@ class ClassTuner(DirectTrainer):
             codes += [nn.Parameter(z.clone()) for _ in range(self.section.starts)]
         return codes
 
+    def _first_rows(self) -> list[nn.Parameter]:
+        """Return the rows of D's head that learn new classes, for each start of each; else none."""
+        games = [objective for objective in self.objectives if isinstance(objective, NewClass)]
+        return [nn.Parameter(game.start.clone()) for game in games for _ in range(self.section.starts)]
+
     def turn(self) -> Turn:
         """Return whose step comes next: targets take turns within a start."""
         start = min(self.step_index // self.steps_per_start, self.section.starts - 1)
@@ -154,14 +163,23 @@ class ClassTuner(DirectTrainer):
             return self._reconstruction(turn, objective, vector)
         z = self.batch_latents(turn.step)
         images = self.draw(z, vector)
-        loss = objective(images)
-        self.meter.add("loss_objective", loss)
+        loss = self._played(turn, objective, images) if isinstance(objective, NewClass) else objective(images)
+        if not isinstance(objective, NewClass):
+            self.meter.add("loss_objective", loss)
         if self.preset.alpha:
             pairs = random_pairs(len(z), self._own_rng(1, turn.step)).to(self.device)
             spread = diversity(self.compared(objective, images), z, pairs)
             self.meter.add("class_diversity", spread)
             loss = loss - self.preset.alpha * spread
         return loss
+
+    def _played(self, turn: Turn, objective: NewClass, images: Tensor) -> Tensor:
+        """Return the vector's loss and the row's, each of which moves its own side alone."""
+        row = self.rows[self._place(turn)]
+        fool, judge = objective.fool(images, row.detach()), objective.judge(images.detach(), row)
+        self.meter.add("loss_objective", fool)
+        self.meter.add("loss_class_judge", judge)
+        return fool + judge
 
     def compared(self, objective: Objective, images: Tensor) -> Tensor:
         """Return what the diversity term compares images by, [N, ...]."""
@@ -209,14 +227,17 @@ class ClassTuner(DirectTrainer):
         within = self.step_index - self.turn().start * self.steps_per_start
         super().set_rate(within / self.steps_per_start)
 
+    def _own(self) -> tuple[nn.Parameter, ...]:
+        return (*self.vectors, *self.codes, *self.rows)
+
     def own_state(self) -> dict[str, Any]:
-        """Return the vectors, and the latents if there are any."""
-        return {"moving": [p.detach().clone() for p in (*self.vectors, *self.codes)]}
+        """Return the vectors, and the latents or rows if there are any."""
+        return {"moving": [p.detach().clone() for p in self._own()]}
 
     @torch.no_grad()
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Go back to saved vectors."""
-        for parameter, saved in zip((*self.vectors, *self.codes), state["moving"], strict=True):
+        for parameter, saved in zip(self._own(), state["moving"], strict=True):
             parameter.copy_(saved)
 
 

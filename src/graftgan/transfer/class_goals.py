@@ -14,6 +14,7 @@ from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.gans.class_table import class_table, generate
 from graftgan.metrics.features.gradient import Differentiable, differentiable_features, differentiable_script
+from graftgan.transfer.class_game import NewClass
 from graftgan.transfer.class_objectives import (
     ClassDiscriminator,
     Classifier,
@@ -31,6 +32,7 @@ INVERTED_IMAGES = 64
 PROBE_SAMPLES = 256
 REALISM_SAMPLES = 64
 NEED_IMAGES = ("probe", "mmd", "inversion")
+"""Objectives that compare with images; `discriminator` does too where the class is new."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def targets_of(task: Task) -> list[Target]:
             section.features,
             task.device,
         )
-        if section.objective in NEED_IMAGES and len(target.images) < 2:
+        learns = section.objective == "discriminator" and source_row is None
+        if (learns or section.objective in NEED_IMAGES) and len(target.images) < 2:
             raise DataError(
                 f"class {row} has {len(target.images)} training images, "
                 f"and finetune.class_embedding.objective={section.objective} compares with images",
@@ -155,7 +158,8 @@ def _by_discriminator(task: Task, source: Gan, target: Target) -> Objective:
             "which was published without",
             "set finetune.class_embedding.objective=mmd or probe",
         )
-    assert target.source_row is not None
+    if target.source_row is None:
+        return NewClass.of_images(source.discriminator, target.pixels(MOST_IMAGES))
     judge = ClassDiscriminator(source.discriminator, target.source_row)
     if section.objective == "discriminator":
         return judge

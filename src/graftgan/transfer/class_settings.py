@@ -140,9 +140,9 @@ def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
             f"set {KEY}.classifier_classes=[...], one for each new class",
         ),
         (
-            section.objective in ("discriminator", "realism") and not known,
+            section.objective == "realism" and not known,
             f"{objective} asks the source's D for a class that {use} does not have",
-            f"set {KEY}.objective=mmd or probe",
+            f"set {KEY}.objective=discriminator, mmd or probe",
         ),
         (
             section.objective == "realism" and not drawn.alpha,

@@ -70,6 +70,7 @@ def refuse_gan_settings(settings: Finetune) -> None:
         "style_mixing": settings.style_mixing > 0,
         "augment": settings.augment == "diffaugment",
         "fresh_discriminator": settings.fresh_discriminator,
+        "r1_on_fakes": settings.r1_on_fakes,
     }
     for key, wanted in asked.items():
         if wanted:

@@ -4,6 +4,8 @@ Every linear layer and every 3x3 convolution of G keeps its weight, whose filter
 deviation 1, and gets a scale, a shift and a further bias of the task. The paper's network is the residual
 GAN. In a StyleGAN2, a port, the mapping's layers and those that make styles are the linear ones, and
 demodulation cancels what a scale has in common over a whole filter.
+
+With `gan_memory.classes` the task has classes, each with a bias of its own behind the first linear layer.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from graftgan.gans.resnet_gan.head import SmallHead
 from graftgan.gans.stylegan2.layers import FullyConnected
 from graftgan.transfer.base import Method, every_parameter
 from graftgan.transfer.levels import is_convolution
+from graftgan.transfer.memory_classes import add_classes
 
 FAMILIES = {"resnet_gan": ("fc.",), "stylegan2": ("b4.",)}
 """Family -> prefixes of D's parameters that move whole: its head, which is not modulated."""
+CLASS_LAYER = "fc"
+"""The layer of a residual GAN that classes have biases behind."""
 DEAD = 1e-8
 
 
@@ -64,6 +69,24 @@ class StyleModulation(nn.Module):
         return self.gamma * ((weight - self.mean) / self.deviation) + self.beta
 
 
+class ClassModulation(StyleModulation):
+    """As `StyleModulation` for all but the last columns, which are the biases of classes, 0 at the start.
+
+    Args:
+        weight: Of the linear layer, [O, I + classes].
+        normalise: Whether its first I columns are normalised.
+        classes: Number of its last columns.
+    """
+
+    def __init__(self, weight: Tensor, normalise: bool, classes: int) -> None:
+        super().__init__(weight[:, :-classes], normalise)
+        self.classes = nn.Parameter(weight.new_zeros(len(weight), classes))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Map the base's weight to the task's."""
+        return torch.cat([super().forward(weight[:, : -self.classes.shape[1]]), self.classes], dim=1)
+
+
 class FurtherBias(nn.Module):
     """Computes ``b + shift``, the shift being 0 at the start."""
 
@@ -90,11 +113,16 @@ def modulated(network: nn.Module, linear: bool) -> list[str]:
     ]
 
 
-def _modulate(network: nn.Module, names: list[str], normalise: bool) -> None:
+def _modulate(network: nn.Module, names: list[str], normalise: bool, classes: int = 0) -> None:
     for name in names:
         module = network.get_submodule(name)
         weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
-        parametrize.register_parametrization(module, "weight", StyleModulation(weight, normalise))
+        style = (
+            ClassModulation(weight, normalise, classes)
+            if classes and name == CLASS_LAYER
+            else StyleModulation(weight, normalise)
+        )
+        parametrize.register_parametrization(module, "weight", style)
         if bias is not None:
             parametrize.register_parametrization(module, "bias", FurtherBias(bias))
 
@@ -103,7 +131,8 @@ def prepare(gan: Gan, settings: Finetune) -> None:
     """Modulate G, its average and, if wanted, D.
 
     Raises:
-        ConfigError: The family is neither of the two, D is a fresh one, or G has a small head.
+        ConfigError: The family is neither of the two, D is a fresh one, G has a small head, or classes are
+            wanted where there can be none.
     """
     section, family = settings.gan_memory, gan.spec.family
     if family not in FAMILIES or any(isinstance(module, SmallHead) for module in gan.generator.modules()):
@@ -118,8 +147,10 @@ def prepare(gan: Gan, settings: Finetune) -> None:
             "a fresh D has no filters worth keeping",
             "set finetune.gan_memory.modulate_d=false",
         )
+    if section.classes is not None:
+        add_classes(gan, section.classes)
     for network in (gan.generator, gan.generator_ema):
-        _modulate(network, modulated(network, linear=True), section.normalise)
+        _modulate(network, modulated(network, linear=True), section.normalise, section.classes or 0)
     if section.modulate_d:
         chosen = modulated(gan.discriminator, linear=False)
         _modulate(gan.discriminator, chosen, section.normalise)

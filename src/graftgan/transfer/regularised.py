@@ -22,4 +22,3 @@ EWC = _full_with("ewc", "As full, with the penalty ewc: weights that the source 
 L2_SP = _full_with(
     "l2_sp", "As full, with the penalty l2_sp: weights stay near the source's (Li et al. 2018)."
 )
-CDC = _full_with("cdc", "As full, with the penalty cdc: images stay as alike as before (Ojha et al. 2021).")

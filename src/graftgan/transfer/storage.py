@@ -10,11 +10,16 @@ from torch import nn
 
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
-from graftgan.gans.base import build, parameter_count
+from graftgan.gans.base import Gan, build, parameter_count
+from graftgan.gans.class_table import class_table
+from graftgan.gans.miner import miner_of
 from graftgan.gans.spec import GanSpec
 from graftgan.transfer import method
+from graftgan.transfer.class_embedding import ClassTuner
 
 BYTES = 4
+COMPONENTS = 5
+"""Of a mixture for more than 25 images."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Storage:
         trainable_discriminator: Parameters that move in D.
         base_bytes: The source's G in float32.
         stored_bytes: What tells the adapted G from its source, in float32: what moves, or all of it where the
-            method makes no adapter file. The file's header and what few buffers follow come on top.
+            method makes no adapter file, and the law of its latents if it has one of its own. The file's
+            header and what few buffers follow come on top.
     """
 
     trainable_generator: int
@@ -41,7 +47,7 @@ class Storage:
 
 
 def storage(spec: GanSpec, settings: Finetune) -> Storage:
-    """Count what `settings.method` moves in the networks of a spec.
+    """Count what `settings.method` moves in the networks of a spec; a class embedding is that of one class.
 
     Raises:
         ConfigError: The method is not for this family, or not with these settings.
@@ -54,11 +60,32 @@ def storage(spec: GanSpec, settings: Finetune) -> Storage:
     whole = BYTES * parameter_count(gan.generator)
     chosen.apply(gan, settings)
     of_g, of_d = _moving(gan.generator), _moving(gan.discriminator)
-    return Storage(of_g, of_d, whole, BYTES * of_g if chosen.adapter else whole)
+    if chosen.direct is ClassTuner:
+        # The file of a row, beside the model: the others of the table are the source's.
+        of_g = max(len(settings.class_embedding.classes), 1) * class_table(gan.generator).shape[1]
+        return Storage(of_g, of_d, whole, BYTES * of_g)
+    stored = BYTES * of_g if chosen.adapter else whole
+    return Storage(of_g, of_d, whole, stored + _law_bytes(gan, settings))
+
+
+def _law_bytes(gan: Gan, settings: Finetune) -> int:
+    """Return the bytes of a miner, or of a mixture with its weights and lambda in float64."""
+    miner = miner_of(gan.generator)
+    if miner is not None:
+        return BYTES * parameter_count(miner)
+    if settings.prior == "normal":
+        return 0
+    z_dim = gan.spec.z_dim
+    count = settings.mixture.components or COMPONENTS
+    return count * (8 + BYTES * (2 * z_dim + z_dim**2)) + 8
 
 
 def _moving(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 50_000 else f"{count:,} bytes"
 
 
 def table(spec: GanSpec, rows: Iterable[tuple[str, Finetune]]) -> str:
@@ -78,7 +105,7 @@ def table(spec: GanSpec, rows: Iterable[tuple[str, Finetune]]) -> str:
         cells = (
             f"{found.trainable_generator:,}",
             f"{found.trainable_discriminator:,}",
-            f"{found.stored_bytes / 1e6:.1f} MB",
+            _size(found.stored_bytes),
             f"{found.share:.1%}",
         )
         lines.append(f"| {label} | {' | '.join(cells)} |")

@@ -277,3 +277,23 @@ def test_more_values_than_features_is_refused() -> None:
     gan = networks(channel_max=3)
     with pytest.raises(ConfigError, match=r"finetune\.bsd_k is 4.*rank\.choose.* has 3 features"):
         started(gan, bsd_k=4).generator_term(gan, torch.randn(4, 3, 32, 32), torch.zeros(4, 1), silent)
+
+
+def test_the_floor_is_a_setting_and_the_alarm_follows_it() -> None:
+    gan = networks()
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for floor in (1e-6, 1e6):
+        penalty, notes = started(gan, bsd_floor=floor), Notes()
+        leaf = images.clone().requires_grad_(True)
+        term = penalty.generator_term(gan, leaf, torch.zeros(4, 1), notes)
+        (slope,) = torch.autograd.grad(term, leaf)
+        found[floor] = (
+            float(term.detach()),
+            bool(slope.any()),
+            notes["penalty_bsd_floor"],
+            penalty.warnings(),
+        )
+    assert found[1e-6][1:] == (True, 0.0, [])
+    assert found[1e6][:3] == (pytest.approx(1e-6), False, 1.0)
+    assert "finetune.bsd_floor=1e+06 in 1 of 1 steps" in found[1e6][3][0]

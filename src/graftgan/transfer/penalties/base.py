@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
+from graftgan.gans.patch_heads import is_patch_head
 from graftgan.training.penalty import Note
 
 
@@ -64,8 +65,12 @@ class BasePenalty:
 
 
 def moving(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters that the method trains, by name."""
-    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    """Return the parameters that the method trains, by name; heads for patches have no source."""
+    return {
+        name: parameter
+        for name, parameter in network.named_parameters()
+        if parameter.requires_grad and not is_patch_head(name)
+    }
 
 
 def anchors(network: nn.Module, penalty: str, which: str) -> dict[str, Tensor]:

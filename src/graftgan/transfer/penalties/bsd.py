@@ -50,7 +50,9 @@ def spectral_diversification(features: Tensor, k: int, floor: float = FLOOR) -> 
     return _barrier(trailing_variance(features, k), floor)
 
 
-def clipped(term: Tensor, variance: Tensor, k: int, weight: float, limit: float | None) -> Tensor:
+def clipped(
+    term: Tensor, variance: Tensor, k: int, weight: float, limit: float | None, floor: float = FLOOR
+) -> Tensor:
     """Return a term of the same value whose gradient on the features is at most `limit` long.
 
     The gradient of ``weight * BSD(F)`` has the norm ``2 k weight S^(-3/2)`` with ``S = k * variance``.
@@ -61,10 +63,11 @@ def clipped(term: Tensor, variance: Tensor, k: int, weight: float, limit: float 
         k: Their number.
         weight: Factor on BSD.
         limit: Largest norm; None leaves the gradient alone.
+        floor: Lower limit of the variance.
     """
     if limit is None:
         return term
-    norm = 2 * k * weight * (k * variance.detach().clamp(min=FLOOR)) ** -1.5
+    norm = 2 * k * weight * (k * variance.detach().clamp(min=floor)) ** -1.5
     return term.detach() + (term - term.detach()) * (limit / norm).clamp(max=1)
 
 
@@ -102,6 +105,7 @@ class SpectralDiversification(BasePenalty):
         super().start(gan, settings)
         self.k, self.on_d = settings.bsd_k, settings.bsd_on_d
         self.clip, self.normalise = settings.bsd_clip, settings.bsd_normalise_rows
+        self.floor = settings.bsd_floor
         # Left on the device: reading it at every step would make the GPU wait.
         self.hits = torch.zeros((), dtype=torch.int64, device=next(gan.generator.parameters()).device)
         self.steps = 0
@@ -110,7 +114,7 @@ class SpectralDiversification(BasePenalty):
         """Return the term of G's loss, and count whether it is at the floor."""
         features = self._features(gan, fakes)
         term, variance = self._term(features)
-        at_floor = variance.detach() <= FLOOR
+        at_floor = variance.detach() <= self.floor
         self.hits += at_floor
         self.steps += 1
         note("penalty_bsd_floor", at_floor)
@@ -128,8 +132,8 @@ class SpectralDiversification(BasePenalty):
         if self.normalise:
             features = F.normalize(features.double(), dim=1)
         variance = trailing_variance(features, self.k)
-        term = self.weight * _barrier(variance, FLOOR)
-        return clipped(term, variance, self.k, self.weight, self.clip), variance
+        term = self.weight * _barrier(variance, self.floor)
+        return clipped(term, variance, self.k, self.weight, self.clip, self.floor), variance
 
     def _features(self, gan: Gan, fakes: Tensor) -> Tensor:
         features = gan.discriminator.spectral_features(fakes)
@@ -147,8 +151,8 @@ class SpectralDiversification(BasePenalty):
         if not hits:
             return []
         return [
-            f"bsd was at its floor in {hits} of {self.steps} steps, where it has no gradient: "
-            "use a larger finetune.batch or a smaller finetune.bsd_k"
+            f"bsd was at finetune.bsd_floor={self.floor:g} in {hits} of {self.steps} steps, where it has no "
+            "gradient: use a larger finetune.batch or a smaller finetune.bsd_k"
         ]
 
     def state_dict(self) -> dict[str, Any]:

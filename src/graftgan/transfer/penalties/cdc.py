@@ -1,7 +1,7 @@
 """Cross-domain distance consistency (Ojha et al., CVPR 2021, arXiv:2104.06820).
 
 How alike the images of a batch are among themselves, layer by layer, is kept as it was in the source. The
-other half of the paper, a discriminator of patches for latents away from a few anchors, is not part of it.
+other half of the paper, patches instead of whole images away from a few anchors, is `graftgan.transfer.cdc`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graftgan.config import Finetune
+from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.training.penalty import Note
 from graftgan.transfer.penalties.base import BasePenalty, anchors
@@ -30,9 +31,15 @@ class StartingPoint(BasePenalty):
         """Copy the source's weights.
 
         Raises:
-            ConfigError: If the method moves nothing.
+            ConfigError: If the method moves nothing, or D is to be held near a source that it does not have.
         """
         super().start(gan, settings)
+        if settings.l2_sp_on_d and "discriminator" in gan.fresh:
+            raise ConfigError(
+                "finetune.l2_sp_on_d=true holds D near its source, but finetune.fresh_discriminator gives it "
+                "a new one",
+                "set finetune.l2_sp_on_d=false, or choose a source with a discriminator",
+            )
         self.anchors_g = anchors(gan.generator, self.name, "G")
         self.anchors_d = anchors(gan.discriminator, self.name, "D") if settings.l2_sp_on_d else {}
 
