@@ -36,6 +36,7 @@ from graftgan.contract import (
 from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.params import config_digest, leaves
+from graftgan.remote import local
 from graftgan.stages.specs import StageSpec, stage
 
 StageFunction = Callable[[Mapping[str, Path], Params, Mapping[str, Path], Context], Outcome]
@@ -90,9 +91,9 @@ class Job:
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name."""
+        """Return the paths that the parameters name; what has an address in a store is fetched."""
         flat = leaves(self.params, self.spec.external)
-        return {key: Path(flat[key]) for key in self.spec.external}
+        return {key: local(flat[key], cache_home()) for key in self.spec.external}
 
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.

@@ -13,8 +13,9 @@ from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.digests import DigestCache
 from graftgan.engine import cache_home
-from graftgan.errors import MissingInput
+from graftgan.errors import GraftganError
 from graftgan.params import config_digest
+from graftgan.remote import local
 
 PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
 ENVIRONMENT = ("GRAFTGAN_RUN_ID", "MLFLOW_RUN_ID", "KFP_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
@@ -71,9 +72,9 @@ def safe_name(text: str) -> str:
 
 def _images_digest(params: Params) -> str:
     try:
-        return DigestCache(cache_home()).digest(Path(params.data.path))
-    except (MissingInput, OSError):
-        # A pod of a later stage does not have the images; there the surroundings give the identity.
+        return DigestCache(cache_home()).digest(local(params.data.path, cache_home()))
+    except (GraftganError, OSError):
+        # A pod of a later stage cannot reach the images; there the surroundings give the identity.
         return ""
 
 
