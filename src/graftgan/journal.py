@@ -28,6 +28,7 @@ KEY_TAG = "graftgan.package"
 ALIAS_TAG = "graftgan.alias"
 REASON_TAG = "graftgan.reason"
 SUPERSEDED_TAG = "graftgan.superseded_by"
+PREDECESSOR_TAG = "graftgan.predecessor"
 _SECRET_KEY = re.compile(r"(password|passwd|secret|token|credential|api_?key|access_?key)", re.IGNORECASE)
 _URL_USER = re.compile(r"(?<=://)[^/\s]*@")
 _URL_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")

@@ -163,7 +163,9 @@ def push(path: Path, target: str) -> int:
     if path.is_file():
         files = {"": path}
     elif path.is_dir():
-        files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()}
+        files = {
+            file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()
+        }
     else:
         raise MissingInput(f"{path} does not exist", "correct the path")
     sums = {name: digest_file(file) for name, file in files.items()}

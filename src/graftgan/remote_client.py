@@ -16,6 +16,7 @@ import fsspec
 import fsspec.asyn
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
+from graftgan.contract import disk_is_full
 from graftgan.errors import ConfigError, GraftganError, MissingInput, TryAgain
 from graftgan.journal import redacted
 from graftgan.remote import Address, Listed
@@ -27,6 +28,7 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 30
 PARALLEL = 8
 CHUNK_BYTES = 1 << 20
+PART_BYTES = 16 << 20
 SUM_KEY = "graftgan-sha256"
 REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "403", "401"}
 ABSENT = {"NoSuchBucket", "NoSuchKey", "404"}
@@ -38,6 +40,9 @@ _log = logging.getLogger("graftgan")
 
 class DamagedError(Exception):
     """What arrived is not what the store has."""
+
+
+PASSING = (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, DamagedError)
 
 
 class Client:
@@ -176,7 +181,7 @@ class Client:
         remote = f"{place.bucket}/{place.key}"
         with file.open("rb") as opened:
             md5 = await asyncio.to_thread(lambda: hashlib.file_digest(opened, "md5").hexdigest())
-        await self._files._put_file(str(file), remote, Metadata={SUM_KEY: sha256})
+        await self._files._put_file(str(file), remote, chunksize=PART_BYTES, Metadata={SUM_KEY: sha256})
         head = await self._call("head_object", Bucket=place.bucket, Key=place.key)
         _check(place, (int(head["ContentLength"]), _content_md5(head) or md5), (file.stat().st_size, md5))
         if head.get("Metadata", {}).get(SUM_KEY) != sha256:
@@ -201,7 +206,7 @@ async def patiently(place: Address, work: Callable[[], Awaitable[T]]) -> T:
             return await work()
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise ConfigError(f"{place}: there are no credentials for the store", KEYS) from error
-        except (ClientError, BotoCoreError, aiohttp.ClientError, TimeoutError, OSError, DamagedError) as error:
+        except PASSING as error:
             _refuse_for_good(place, error)
             text = redacted("error", str(error))[:300]
             if attempt == ATTEMPTS:
@@ -214,13 +219,13 @@ async def patiently(place: Address, work: Callable[[], Awaitable[T]]) -> T:
 
 
 def _refuse_for_good(place: Address, error: Exception) -> None:
+    # Files of this machine are named in their errors; fsspec makes the network's into the same classes.
+    if isinstance(error, OSError) and (error.filename is not None or disk_is_full(error)):
+        raise error
     if isinstance(error, FileNotFoundError) or _code(error) in ABSENT:
         raise MissingInput(f"{place} does not exist", "correct the address") from error
     if isinstance(error, PermissionError) or _code(error) in REFUSED:
         raise ConfigError(f"{place}: the store refuses these credentials", KEYS) from error
-    # A full disk or a forbidden folder on this machine; those of the network have other classes.
-    if type(error) is OSError:
-        raise error
 
 
 def _code(error: Exception) -> str:

@@ -24,7 +24,7 @@ from graftgan.config import Params
 from graftgan.context import NullTracker, Registry, Tracker
 from graftgan.engine import home
 from graftgan.errors import Interrupted
-from graftgan.follower import check_uri, follow, reachable
+from graftgan.follower import check_uri, follow, located, reachable
 from graftgan.identity import PIPELINE_SECTIONS, RunIdentity, git_revision, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
 from graftgan.params import config_digest, flatten, leaves
@@ -217,8 +217,9 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
     if params.track.mode == "off":
         yield NullTracker()
         return
-    if params.track.mode == "live":
-        check_uri(params.track.uri)
+    track = located(params.track)
+    if track.mode == "live":
+        check_uri(track.uri)
     identity = identity or resolve_identity(params)
     config = config_digest(params, stage(name).params)
     try:
@@ -230,9 +231,9 @@ def open_tracker(params: Params, name: str, identity: RunIdentity | None = None)
         return
     try:
         _begin(journal, past, identity, params, name, config)
-        tracker = JournalTracker(journal, past, params.track.system_metrics)
-        if params.track.mode == "live":
-            follow(path.parent, params.track)
+        tracker = JournalTracker(journal, past, track.system_metrics)
+        if track.mode == "live":
+            follow(path.parent, track)
         yield from _reported(tracker)
     finally:
         lock.release()
@@ -251,15 +252,16 @@ def open_registry(params: Params, tracker: Tracker) -> Registry | None:
     """
     if params.track.mode != "live" or not isinstance(tracker, JournalTracker):
         return None
-    if not reachable(params.track.uri, params.track.timeout_s):
-        _log.warning("no model registry: MLflow at %s does not answer", redacted("uri", params.track.uri))
+    track = located(params.track)
+    if not reachable(track.uri, track.timeout_s):
+        _log.warning("no model registry: MLflow at %s does not answer", redacted("uri", track.uri))
         return None
     try:
         from graftgan.sync import connect_registry
     except ImportError:
         _log.warning("no model registry: mlflow is not installed; `pip install graftgan[track]`")
         return None
-    return connect_registry(params.track, tracker.path)
+    return connect_registry(track, tracker.path)
 
 
 def _reported(tracker: JournalTracker) -> Iterator[Tracker]:

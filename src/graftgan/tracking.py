@@ -46,6 +46,7 @@ KFP_RUN = "kfp.pipeline_run_id"
 PARENT = "mlflow.parentRunId"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "pydantic", "safetensors", "torch")
 PACKAGE = "package"
+ADDRESS = "MLFLOW_TRACKING_URI"
 MAX_METRICS = 1000
 MAX_ENTRIES = 100
 PERMANENT = {
@@ -117,8 +118,11 @@ class Connection:
             )
         _set_patience(track.timeout_s)
         # A model URI such as models:/m-1 is resolved by the global address only.
+        before = os.environ.get(ADDRESS)
         mlflow.set_tracking_uri(track.uri)
         mlflow.set_registry_uri(track.uri)
+        # MLflow hands the address on in the environment, where it would pass for the user's own.
+        os.environ.pop(ADDRESS, None) if before is None else os.environ.update({ADDRESS: before})
         self.track = track
         with talking():
             if is_remote(track.uri):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -32,7 +34,6 @@ class FaultProxy:
         self.requests = 0
         self.failed = dict.fromkeys(KINDS, 0)
         self._upstream, self._random, self._lock = port, random.Random(seed), threading.Lock()
-        proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -41,10 +42,18 @@ class FaultProxy:
                 pass
 
         for method in METHODS:
-            setattr(Handler, f"do_{method}", lambda handler: proxy._answer(handler))
+            setattr(Handler, f"do_{method}", self._answerer())
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _answerer(self) -> Callable[[BaseHTTPRequestHandler], None]:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            # A client that gave up is no fault of ours.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self._answer(handler)
+
+        return answer
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

