@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
-from PIL import Image
 
 from graftgan.contract import write_text
 from graftgan.errors import ConfigError
 from graftgan.packages import CARD, Package, load_package
+from graftgan.reporting.sheets import png_bytes
 
 MAX_PICTURES = 1024
 MAX_TRUNCATIONS = 8
@@ -46,7 +43,7 @@ def write_gallery(
     Args:
         folder: The package.
         title: What the page calls the model.
-        seeds: One picture each, at every truncation and, for a model with classes, of the first eight classes.
+        seeds: One picture each, at every truncation and of each of the first eight classes, if there are any.
         truncations: One section each.
         out: The file.
 
@@ -91,13 +88,8 @@ def _class_name(names: Sequence[str], label: int) -> str:
 
 
 def _picture(package: Package, seed: int, psi: float, label: int | None) -> dict[str, Any]:
-    return {"seed": seed, "uri": _uri(package.sample(1, seed, psi, label)[0])}
-
-
-def _uri(pixels: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    data = base64.b64encode(png_bytes(package.sample(1, seed, psi, label)[0])).decode()
+    return {"seed": seed, "uri": f"data:image/png;base64,{data}"}
 
 
 def _facts(facts: Mapping[str, Any]) -> dict[str, str]:

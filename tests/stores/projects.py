@@ -12,8 +12,11 @@ from pathlib import Path
 import yaml
 from pipeline.conftest import ROOT, TINY, write_images, write_zoo
 
-from graftgan.journal import Event, journals, read_events
+from graftgan.journal import journals, read_events
 from stores.services import Stack
+
+
+PATIENCE_S = 900
 
 
 @dataclass(frozen=True)
@@ -35,17 +38,21 @@ class Project:
 
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=PATIENCE_S)
         return process.returncode, output
 
-    def events(self) -> list[Event]:
-        found = journals(self.root / "home" / "journal")
-        return [event for path in found for event in read_events(path)]
-
-    def metric_points(self) -> int:
-        """Return how many metric points the journals hold, with the final ones that the parent repeats."""
-        metrics = sum(len(event.data["metrics"]) for event in self.events() if event.kind == "metrics")
-        return metrics + sum(len(e.data["summary"]) for e in self.events() if e.kind == "end")
+    def points(self) -> list[tuple[str, float, int, int]]:
+        """Return the name, value, time and step of every metric in the journals, and of what the parent repeats."""
+        found = []
+        for path in journals(self.root / "home" / "journal"):
+            stage = path.stem.rpartition("-")[0]
+            for event in read_events(path):
+                if event.kind == "metrics":
+                    step = int(event.data["step"])
+                    found += [(k, float(v), event.time_ms, step) for k, v in event.data["metrics"].items()]
+                elif event.kind == "end":
+                    found += [(f"{stage}.{k}", v, event.time_ms, 0) for k, v in event.data["summary"].items()]
+        return found
 
 
 def write_project(root: Path, stack: Stack, name: str, images: str = "images.zip") -> Project:

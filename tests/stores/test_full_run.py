@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from mlflow import MlflowClient
 
 from graftgan.journal import pending_bytes
 from graftgan.stages.specs import STAGES
-from stores.projects import Project, write_project
+from stores.projects import PATIENCE_S, Project, write_project
 from stores.services import Stack
 
+pytestmark = pytest.mark.timeout(2 * PATIENCE_S)
 PLANTED = {
     "GRAFTGAN_TEST_TOKEN": "planted-7f3a9c-token",
     "DATABASE_URL": "postgresql://u:planted-7f3a9c-database@host/db",
@@ -43,9 +45,14 @@ def assert_all_there(stack: Stack, project: Project, name: str) -> None:
     runs = client.search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_name for run in runs} >= STAGE_NAMES and len(runs) == len(STAGE_NAMES) + 1
-    ours = f"run_uuid in (select run_uuid from runs where experiment_id = {experiment.experiment_id})"
-    stored = count(stack, f"select count(*) from metrics where {ours}")
-    assert stored == project.metric_points()
+    stored = stack.postgres.query(
+        "select key, value, timestamp, step from metrics join runs using (run_uuid) "
+        f"where experiment_id = {experiment.experiment_id}"
+    )
+    sent = project.points()
+    assert len(sent) > 50
+    # The server has the scores of the registered model besides.
+    assert Counter(row for row in stored if row in set(sent)) == Counter(sent)
     (version,) = client.search_model_versions(f"name = '{name}'")
     assert client.get_model_version_by_alias(name, "champion").version == version.version
     keys = stack.store.keys("mlflow", f"artifacts/{experiment.experiment_id}/")
@@ -163,12 +170,12 @@ def test_a_killed_server_loses_nothing(stack: Stack, tmp_path: Path) -> None:
     project = write_project(tmp_path, stack, "killed")
     process = project.start("run")
     try:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_S
         while "rank" not in stages_on_the_server(stack, "killed"):
             assert process.poll() is None and time.monotonic() < deadline, process.communicate()
             time.sleep(0.1)
         stack.mlflow.kill()
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
         stack.mlflow.start()
