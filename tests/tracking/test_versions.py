@@ -113,7 +113,7 @@ def test_promoting_what_is_champion_changes_nothing(
 def test_a_damaged_package_is_not_promoted(
     registry: MlflowRegistry, three: list[Registered], store: Track
 ) -> None:
-    weights = [p for p in Path(store.artifacts).rglob("model.safetensors")]
+    weights = list(Path(store.artifacts).rglob("model.safetensors"))
     assert len(weights) == 3
     for path in weights:
         path.write_bytes(path.read_bytes()[:-40])
