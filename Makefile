@@ -42,6 +42,7 @@ format: setup ## rewrite the style
 
 bench: setup ## all benchmarks that need no GPU; hours
 	$(THREADS) $(BIN)/python benchmarks/startup.py
+	$(THREADS) $(BIN)/python benchmarks/serving.py
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	$(THREADS) $(BIN)/python benchmarks/storage.py
 	$(THREADS) $(BIN)/python benchmarks/classes.py

@@ -1,9 +1,9 @@
 """Talking to MLflow: the connection that `sync` and `registry` share.
 
-Only this module and `serving` import MLflow. Runs are found again by tag, so that processes and machines that
-know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's own patience
-(minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps a journal
-and comes again.
+Only this module, `serving` and `server` import MLflow. Runs are found again by tag, so that processes and
+machines that know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's
+own patience (minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps
+a journal and comes again.
 """
 
 from __future__ import annotations

@@ -127,9 +127,8 @@ def _score(score: Mapping[str, Any] | None) -> str:
     return f"{text(value, digits)} ({text(low, digits)} to {text(high, digits)})"
 
 
-@contextmanager
-def fetched(registry: MlflowRegistry, model: str) -> Iterator[tuple[Path, str]]:
-    """Give the package folder and the full name of `NAME@ALIAS`, `NAME/VERSION` or `NAME`, its champion.
+def named(registry: MlflowRegistry, model: str) -> Registered:
+    """Return the version that `NAME@ALIAS`, `NAME/VERSION` or `NAME`, its champion, names.
 
     Raises:
         ConfigError: If there is none.
@@ -138,9 +137,20 @@ def fetched(registry: MlflowRegistry, model: str) -> Iterator[tuple[Path, str]]:
     name, mark, which = model.removeprefix("models:/").partition("@")
     if not mark:
         name, _, which = name.partition("/")
-    version = registry.version(name, which or CHAMPION)
+    return registry.version(name, which or CHAMPION)
+
+
+@contextmanager
+def fetched(registry: MlflowRegistry, model: str) -> Iterator[tuple[Path, str]]:
+    """Give the package folder and the full name of a version, named as `named` takes it.
+
+    Raises:
+        ConfigError: If there is none.
+        TryAgain: If the registry does not answer.
+    """
+    version = named(registry, model)
     with tempfile.TemporaryDirectory() as scratch:
-        yield registry.download(version, Path(scratch)), f"{name}, version {version.version}"
+        yield registry.download(version, Path(scratch)), f"{version.name}, version {version.version}"
 
 
 def _facts(registry: MlflowRegistry, version: Registered) -> Facts:

@@ -10,6 +10,7 @@ import click
 from graftgan.commands.base import SET_HELP
 
 if TYPE_CHECKING:
+    from graftgan.config import Params
     from graftgan.registry import MlflowRegistry
 
 REASON = click.option("--reason", default="", help="Why; kept on the version.")
@@ -27,6 +28,13 @@ def _tracked(function: Any) -> Any:
     return function
 
 
+def parameters(params: Path, assignments: tuple[str, ...]) -> Params:
+    """Return the parameters; consumers need not have a file of them."""
+    from graftgan.params import load
+
+    return load(params if params.exists() or params != Path("params.yaml") else None, assignments)
+
+
 def connected(params: Path, assignments: tuple[str, ...]) -> MlflowRegistry:
     """Return the registry that `track` or MLFLOW_TRACKING_URI names.
 
@@ -34,12 +42,10 @@ def connected(params: Path, assignments: tuple[str, ...]) -> MlflowRegistry:
         TryAgain: If it does not answer.
     """
     from graftgan.follower import located
-    from graftgan.params import load
     from graftgan.registry import MlflowRegistry
     from graftgan.tracking import Connection
 
-    given = load(params if params.exists() or params != Path("params.yaml") else None, assignments)
-    return MlflowRegistry(Connection(located(given.track)), run=str)
+    return MlflowRegistry(Connection(located(parameters(params, assignments).track)), run=str)
 
 
 @click.command("versions")
@@ -125,4 +131,28 @@ def gallery_command(
     click.echo(f"{out}: {len(wanted)} seeds at {len(truncations)} truncations")
 
 
-COMMANDS = (versions_command, promote_command, rollback_command, compare_command, gallery_command)
+@click.command("serve")
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=5001, show_default=True, type=click.IntRange(1, 65535))
+@_tracked
+def serve_command(model: str, host: str, port: int, params: Path, assignments: tuple[str, ...]) -> None:
+    """Serve MODEL over HTTP: a package folder, or models:/NAME@ALIAS.
+
+    The same requests and answers as `mlflow models serve`, with a guard before it that answers any malformed
+    request with a 4xx. There is no authentication.
+    """
+    from graftgan.follower import located
+    from graftgan.server import serve
+
+    serve(model, located(parameters(params, assignments).track), host, port)
+
+
+COMMANDS = (
+    versions_command,
+    promote_command,
+    rollback_command,
+    compare_command,
+    gallery_command,
+    serve_command,
+)
