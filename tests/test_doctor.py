@@ -185,7 +185,7 @@ def test_a_server_that_is_away_costs_at_most_its_time_limit(project: Path) -> No
 
 def test_credentials_in_the_address_are_refused_untold(project: Path) -> None:
     write_params(track={"uri": "http://user:s3cr3t@127.0.0.1:1"})
-    finding = found("tracking")
+    finding = found("parameters")
     assert finding.status == "missing" and "MLFLOW_TRACKING_PASSWORD" in finding.remedy
     assert "s3cr3t" not in str(finding)
 

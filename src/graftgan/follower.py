@@ -50,16 +50,7 @@ def check_uri(uri: str) -> None:
 
 
 def located(track: Track, environ: Mapping[str, str] = os.environ) -> Track:
-    """Return `track` with the address of `MLFLOW_TRACKING_URI` where `track.uri` is left at its default.
-
-    Raises:
-        ConfigError: If `track.uri` holds a user or password: parameters are shown, compiled and logged.
-    """
-    if "@" in urlsplit(track.uri).netloc:
-        raise ConfigError(
-            f"track.uri: {redacted('uri', track.uri)!r} was given with a user or password",
-            "leave them out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-        )
+    """Return `track` with the address of `MLFLOW_TRACKING_URI` where `track.uri` is left at its default."""
     given = environ.get("MLFLOW_TRACKING_URI", "")
     return track.model_copy(update={"uri": given}) if given and track.uri == Track().uri else track
 
