@@ -68,7 +68,7 @@ MALFORMED = (
     Request("a truncation of text", records({"seed": 1, "truncation_psi": "much"})),
     Request("an infinite truncation", b'{"dataframe_records": [{"seed": 1, "truncation_psi": Infinity}]}'),
     Request("too many rows", records(*({"seed": n} for n in range(65)))),
-    Request("far too many rows", records(*({"seed": n} for n in range(100_000)))),
+    Request("far too many rows", records(*({"seed": n} for n in range(50_000)))),
     Request("another content type", records({"seed": 1}), 415, "text/plain"),
     Request("another character set", records({"seed": 1}), 415, f"{JSON}; charset=latin-1"),
     Request("another method", b"", 405, method="GET"),

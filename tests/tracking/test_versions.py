@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 import yaml
@@ -252,3 +253,24 @@ def test_the_commands_reach_the_registry(
     )
     call("gallery", str(place / "package1"), "--seeds", "4", "--psi", "1", "--out", "one.html")
     assert len(Page((place / "one.html").read_text()).images) == 1
+
+
+def test_the_examples_of_the_docs_draw_tables_of_pictures(
+    registry: MlflowRegistry, three: list[Registered], store: Track, place: Path
+) -> None:
+    promote(registry, NAME, "2", CHAMPION, "x")
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    one, many = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        for example in (one, many.replace("range(1000)", "range(70)")):
+            assert "graftgan-micah@champion" in example
+            exec(example.replace("graftgan-micah", NAME), names)
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert names["images"].shape == (3, 32, 32, 3)
+    drawn = sorted((place / "pictures").iterdir())
+    assert [path.name for path in (drawn[0], drawn[-1])] == ["000000.png", "000069.png"] and len(drawn) == 70
+    expected = load_package(place / "package2").sample(1, 69, 0.7)[0]
+    assert np.array_equal(np.asarray(Image.open(drawn[-1])), expected)
