@@ -44,6 +44,7 @@ format: setup ## rewrite the style
 
 bench: setup ## all benchmarks that need no GPU; hours
 	$(THREADS) $(BIN)/python benchmarks/startup.py
+	$(THREADS) $(BIN)/python benchmarks/serving.py
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/metrics.py
 	$(THREADS) $(BIN)/python benchmarks/storage.py

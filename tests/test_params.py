@@ -267,3 +267,27 @@ def test_the_json_schema_describes_every_key_and_closes_every_section() -> None:
         assert section["additionalProperties"] is False
     for name, section in schema["$defs"].items():
         assert all(p.get("description") for p in section["properties"].values()), name
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("track.uri", "http://me:s3cr3t@host:5000"),
+        ("track.uri", "https://s3cr3t@host"),
+        ("track.uri", "postgresql://me:s3/cr3t@host/db"),
+        ("data.path", "s3://AKIA:s3/cr3t@team/x.zip"),
+        ("data.path", "s3:/AKIA:s3cr3t@team/x.zip"),
+        ("rank.catalogue", "s3://AKIA:s3cr3t@team/c.yaml"),
+    ],
+)
+def test_credentials_in_an_address_are_refused_untold(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is an address with a user or password") as caught:
+        load(None, [f"{key}={value}"])
+    assert "cr3t" not in str(caught.value) and "AKIA" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["sqlite:///me@work/x.db", "sqlite:////home/me@work/x.db", "http://host:5000", "C:/me@work/x.db"]
+)
+def test_other_addresses_are_no_credentials(value: str) -> None:
+    assert load(None, [f"track.uri={value}"]).track.uri == value

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import mlflow
 import numpy as np
@@ -17,11 +14,10 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from stages.models import tiny_gan, write_models
-from tracking.support import free_port
 
 from graftgan.gans.base import Gan, sample
-from graftgan.packages import write_package
-from graftgan.serving import MAX_ROWS
+from graftgan.packages import Package, write_package
+from graftgan.serving import MAX_ROWS, GraftganModel
 from graftgan.tracking import save_pyfunc
 
 
@@ -148,43 +144,54 @@ def test_model_loads_where_graftgan_is_not_installed(plain: Path, tmp_path: Path
     assert np.array_equal(np.load(tmp_path / "images.npy"), sample(tiny_gan(1).generator_ema, 1, 3, 1.0))
 
 
-def _post(port: int, payload: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations",
-        json.dumps(payload).encode(),
-        {"Content-Type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
+def test_large_images_come_in_fewer_rows() -> None:
+    def most(resolution: int, channels: int) -> int:
+        model = GraftganModel()
+        spec = SimpleNamespace(resolution=resolution, channels=channels)
+        model.package = cast(Package, SimpleNamespace(spec=spec))
+        return model.max_rows
+
+    assert [most(32, 3), most(256, 3), most(512, 3), most(1024, 3), most(1024, 1)] == [64, 64, 16, 4, 12]
 
 
-@pytest.mark.nightly
-def test_models_serve_answers_over_http(plain: Path, tmp_path: Path) -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(plain), "-p", str(port)]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--env-manager", "local"], stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.5)
-        status, answer = _post(port, {"dataframe_records": [{"seed": 5, "truncation_psi": 1.0}, {"seed": 6}]})
-        assert status == 200, answer
-        ema = tiny_gan(1).generator_ema
-        expected = np.concatenate([sample(ema, 1, 5, 1.0), sample(ema, 1, 6, 0.7)])
-        assert np.array_equal(np.array(answer["predictions"], np.uint8), expected)
-        status, answer = _post(port, {"dataframe_records": [{"seed": -5}]})
-        assert status == 400 and answer["error_code"] == "INVALID_PARAMETER_VALUE", answer
-        assert "row 0: seed is -5" in answer["message"]
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def test_a_request_that_takes_too_long_stops(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = mlflow.pyfunc.load_model(str(plain)).unwrap_python_model()
+    drawn: list[int] = []
+    sample_one = inner.package.sample
+
+    def slow(n: int, seed: int, psi: float, label: int | None) -> Any:
+        drawn.append(seed)
+        time.sleep(0.15)
+        return sample_one(n, seed, psi, label)
+
+    monkeypatch.setattr(inner.package, "sample", slow)
+    monkeypatch.setenv("GRAFTGAN_SERVING_TIMEOUT_S", "0.25")
+    with pytest.raises(MlflowException, match=r"took longer than 0.25 s") as caught:
+        inner.predict(None, pd.DataFrame({"seed": range(20)}))
+    assert caught.value.get_http_status_code() == 504
+    assert len(drawn) <= 3, "the work stops, not only the answer"
+    monkeypatch.setenv("GRAFTGAN_SERVING_TIMEOUT_S", "50")
+    assert inner.predict(None, pd.DataFrame({"seed": [1]})).shape == (1, 32, 32, 3)
+
+
+def test_a_request_that_waits_too_long_for_its_turn_stops(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = mlflow.pyfunc.load_model(str(plain)).unwrap_python_model()
+    monkeypatch.setenv("GRAFTGAN_SERVING_TIMEOUT_S", "0.1")
+    with inner._turn, pytest.raises(MlflowException, match="took longer"):
+        inner.predict(None, pd.DataFrame({"seed": [1]}))
+
+
+@pytest.mark.parametrize("value", ["1", True, None, float("inf"), [1], 1.5, 2**63])
+def test_odd_seeds_are_refused_whatever_their_type(plain: Path, value: Any) -> None:
+    inner = mlflow.pyfunc.load_model(str(plain)).unwrap_python_model()
+    with pytest.raises(MlflowException, match=r"row 0: seed is .*whole number") as caught:
+        inner.predict(None, pd.DataFrame({"seed": pd.Series([value], dtype=object)}))
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_a_truncation_of_text_is_refused(plain: Path) -> None:
+    inner = mlflow.pyfunc.load_model(str(plain)).unwrap_python_model()
+    with pytest.raises(MlflowException, match="truncation_psi is 'much'; it must be a number"):
+        inner.predict(None, pd.DataFrame({"seed": [1], "truncation_psi": ["much"]}))

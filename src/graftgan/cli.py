@@ -129,8 +129,13 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
     from graftgan.context import StopSignal
     from graftgan.engine import Job, default_paths
     from graftgan.params import load
+    from graftgan.remote import is_address
     from graftgan.runner import finish_tracking, run_stage, summarise
 
+    if is_address(options.out):
+        raise ConfigError(
+            "--out is a folder of this machine", "`graftgan store push out s3://...` afterwards"
+        )
     params = load(options.params, options.assignments)
     jobs = [Job(spec, params, *default_paths(spec, options.out)) for spec in specs]
     if options.dry_run:
@@ -190,16 +195,20 @@ def doctor_command(params: Path) -> None:
     type=click.Path(path_type=Path),
     default=Path("samples.png"),
     show_default=True,
-    help="A .png for a grid, a .gif for an interpolation, or a folder for single images.",
+    help="A .png for a grid, a .gif for an interpolation, or a folder for single images; may be at s3://.",
 )
 @click.option(
     "--frames", default=16, show_default=True, type=click.IntRange(2, 240), help="Frames a leg of a .gif."
 )
 def sample_command(**given: Any) -> None:
     """Draw pictures from MODEL: a checkpoint folder, or a registered package."""
+    from graftgan.places import cache_home
+    from graftgan.remote import local, writing
     from graftgan.sampling import draw
 
-    click.echo(draw(**given))
+    with writing(given["out"]) as place:
+        done = draw(**given | {"model": local(given["model"], cache_home()), "out": place})
+    click.echo(done.replace(str(place), str(given["out"])))
 
 
 for _group in GROUPS:
@@ -225,11 +234,12 @@ def weights_fetch(name: str) -> None:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
 def sync_command(params: Path, assignments: tuple[str, ...]) -> None:
     """Send journalled runs to the MLflow server."""
+    from graftgan.follower import located
     from graftgan.params import load
     from graftgan.sync import sync
     from graftgan.tracker import journal_root
 
-    report = sync(journal_root(), load(params, assignments).track)
+    report = sync(journal_root(), located(load(params, assignments).track))
     click.echo(str(report))
     if not report.complete:
         raise SystemExit(75)

@@ -19,6 +19,7 @@ from graftgan.config import Params
 from graftgan.errors import GraftganError
 from graftgan.params import load
 from graftgan.places import cache_home, home
+from graftgan.remote import local
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB
@@ -226,7 +227,7 @@ def weights_finding(name: str, find: Callable[[], Path], used: bool) -> Finding:
 
 def images(params: Params) -> Iterator[Finding]:
     """The image set."""
-    path = Path(params.data.path)
+    path = local(params.data.path, cache_home())
     if path.exists():
         yield Finding("ok", "images", str(path))
     else:
@@ -239,10 +240,10 @@ def catalogue(params: Params) -> Iterator[Finding]:
     """The source checkpoints: whole by their headers; `graftgan source verify` reads them through."""
     from graftgan.checkpoints.catalogue import Catalogue
 
-    shelf = Catalogue(Path(params.rank.catalogue))
+    shelf = Catalogue(params.rank.catalogue, cache_home())
     chosen = shelf.select(params.rank.sources)
-    local = [source for source in chosen if source.path is not None]
-    faults = [fault for s in local if (fault := checkpoint_fault(shelf.path.parent / str(s.path)))]
+    here = [source for source in chosen if source.path is not None]
+    faults = [fault for s in here if (fault := checkpoint_fault(shelf.place(s, cache_home())))]
     if not chosen:
         yield Finding(
             "missing", "catalogue", f"{shelf.path} lists no source", "add an entry, or run `make zoo`"
@@ -253,7 +254,7 @@ def catalogue(params: Params) -> Iterator[Finding]:
             "missing", "catalogue", f"{faults[0]}{more}", f"fetch it again, or correct {shelf.path}"
         )
     else:
-        yield Finding("ok", "catalogue", f"{shelf.path}: {len(local)} sources here")
+        yield Finding("ok", "catalogue", f"{shelf.path}: {len(here)} sources here")
     waiting = [s for s in chosen if s.url and not (cache_home() / "sources" / s.sha256).is_dir()]
     if waiting:
         names = ", ".join(s.name for s in waiting)
@@ -280,10 +281,10 @@ def checkpoint_fault(folder: Path) -> str:
 
 def tracking(params: Params) -> Iterator[Finding]:
     """The tracking store: reachable within `track.timeout_s`, or a local one that can be written."""
-    from graftgan.follower import check_uri, is_remote, reachable
+    from graftgan.follower import check_uri, is_remote, located, reachable
     from graftgan.journal import redacted
 
-    track = params.track
+    track = located(params.track)
     uri = redacted("uri", track.uri)
     if track.mode == "off":
         yield Finding("note", "tracking", "off, nothing is logged or registered", "set track.mode to live")

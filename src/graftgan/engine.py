@@ -35,6 +35,7 @@ from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
+from graftgan.remote import local
 from graftgan.stages.specs import StageSpec, stage
 from graftgan.unfinished import Note, noted, unused
 
@@ -71,9 +72,12 @@ class Job:
     outputs: Mapping[str, Path]
 
     def external(self) -> dict[str, Path]:
-        """Return the paths that the parameters name, those of networks in files among them."""
+        """Return the paths that the parameters name, those of networks in files among them.
+
+        What has an address in a store is fetched.
+        """
         flat = leaves(self.params, self.spec.external)
-        named = {key: Path(flat[key]) for key in self.spec.external if flat[key] is not None}
+        named = {key: local(flat[key], cache_home()) for key in self.spec.external if flat[key] is not None}
         for key, value in leaves(self.params, self.spec.params).items():
             if isinstance(value, str) and (found := NETWORK_FILE.match(value)):
                 named[key] = Path(found["path"]).expanduser()

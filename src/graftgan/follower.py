@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -46,6 +47,12 @@ def check_uri(uri: str) -> None:
             f"track.uri: {redacted('uri', uri)!r} names a folder, and MLflow keeps no runs in plain files",
             "use sqlite:///.graftgan/mlflow.db or the http(s) address of a server",
         )
+
+
+def located(track: Track, environ: Mapping[str, str] = os.environ) -> Track:
+    """Return `track` with the address of `MLFLOW_TRACKING_URI` where `track.uri` is left at its default."""
+    given = environ.get("MLFLOW_TRACKING_URI", "")
+    return track.model_copy(update={"uri": given}) if given and track.uri == Track().uri else track
 
 
 def is_remote(uri: str) -> bool:

@@ -12,10 +12,11 @@ from pathlib import Path
 from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.digests import DigestCache
-from graftgan.errors import MissingInput
+from graftgan.errors import GraftganError
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest
 from graftgan.places import cache_home
+from graftgan.remote import local
 
 PIPELINE_SECTIONS = ("data", "rank", "finetune", "evaluate", "report", "registry")
 LIFELONG_SECTIONS = ("tasks", "bank", "train", "scores", "registry")
@@ -83,15 +84,15 @@ def safe_name(text: str) -> str:
 def _images_digest(params: Params | LifelongParams) -> str:
     if isinstance(params, LifelongParams):
         given = [path for task in params.tasks.values() for path in (task.data.input, task.data.target)]
-        paths = [Path(path) for path in given if path is not None]
+        places = [place for place in given if place is not None]
     else:
-        paths = [Path(params.data.path)]
+        places = [params.data.path]
     cache = DigestCache(cache_home())
     try:
-        digests = [cache.digest(path) for path in paths]
+        digests = [cache.digest(local(place, cache_home())) for place in places]
         return digests[0] if len(digests) == 1 else digest_text(canonical_json(digests))
-    except (MissingInput, OSError):
-        # A pod of a later stage does not have the images; there the surroundings give the identity.
+    except (GraftganError, OSError):
+        # A pod of a later stage cannot reach the images; there the surroundings give the identity.
         return ""
 
 

@@ -28,8 +28,10 @@ KEY_TAG = "graftgan.package"
 ALIAS_TAG = "graftgan.alias"
 REASON_TAG = "graftgan.reason"
 SUPERSEDED_TAG = "graftgan.superseded_by"
+PREDECESSOR_TAG = "graftgan.predecessor"
 _SECRET_KEY = re.compile(r"(password|passwd|secret|token|credential|api_?key|access_?key)", re.IGNORECASE)
-_URL_USER = re.compile(r"(?<=://)[^/\s]*@")
+# A password may hold slashes, and pathlib folds the two after the scheme into one.
+_URL_USER = re.compile(r"(?<=:/)(/?)(?:[^/\s:@]*:[^\s]*@|[^/\s]*@)")
 _URL_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 _log = logging.getLogger(__name__)
 
@@ -201,4 +203,4 @@ def redacted(key: str, value: str) -> str:
     """Return `value` without secrets: values of telling keys, and users, passwords and queries of URLs."""
     if _SECRET_KEY.search(key):
         return "***"
-    return _URL_QUERY.sub(r"\1?***", _URL_USER.sub("", value))
+    return _URL_QUERY.sub(r"\1?***", _URL_USER.sub(r"\1", value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
@@ -18,6 +19,13 @@ from graftgan.contract import canonical_json, digest_text
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.section import Section
 from graftgan.yamltext import parse_yaml
+
+# A user, or anything after a colon up to an @: a password may hold slashes. pathlib folds the two slashes.
+CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}(?!/)([^/@\s]*@|[^/@\s]*:[^@\s]*@)")
+SECRETS = (
+    "leave them out; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for MLflow, AWS_ACCESS_KEY_ID "
+    "and AWS_SECRET_ACCESS_KEY for an object store"
+)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
@@ -89,10 +97,10 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
     """Check a nested dictionary against the schema.
 
     Raises:
-        ConfigError: Naming every wrong key, with suggestions for unknown ones.
+        ConfigError: Naming every wrong key, with suggestions for unknown ones, or one with credentials.
     """
     try:
-        return Params.model_validate(raw)
+        params = Params.model_validate(raw)
     except ValidationError as error:
         known = [key for key, _ in keys()]
         lines, remedies = [], []
@@ -108,6 +116,19 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
                 )
         remedy = " ".join(dict.fromkeys(remedies))
         raise ConfigError(f"{origin}: " + "; ".join(lines), remedy) from None
+    refuse_credentials(params, origin)
+    return params
+
+
+def refuse_credentials(params: Params, origin: str) -> None:
+    """Refuse addresses with a user or password: parameters are shown, logged and compiled into pipelines.
+
+    Raises:
+        ConfigError: Naming the key, not the value.
+    """
+    for key, value in flatten(params.model_dump(mode="json")).items():
+        if isinstance(value, str) and CREDENTIALS.match(value):
+            raise ConfigError(f"{origin}: {key} is an address with a user or password", SECRETS)
 
 
 def load(path: Path | None, assignments: Sequence[str] = ()) -> Params:

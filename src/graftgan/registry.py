@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from graftgan.context import Registered
-from graftgan.errors import TryAgain
-from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, KEY_TAG, REASON_TAG, SUPERSEDED_TAG, redacted
+from graftgan.errors import ConfigError, TryAgain
+from graftgan.journal import (
+    ALIAS_TAG,
+    CHALLENGER,
+    CHAMPION,
+    KEY_TAG,
+    PREDECESSOR_TAG,
+    REASON_TAG,
+    SUPERSEDED_TAG,
+    redacted,
+)
 from graftgan.tracking import PACKAGE, Connection, RefusedError, talking
 
 MAX_DESCRIPTION = 5000
+MAX_VERSIONS = 10_000
 
 
 class MlflowRegistry:
@@ -135,8 +146,83 @@ class MlflowRegistry:
         with talking():
             if before and before.version != version.version:
                 self._tag(before, SUPERSEDED_TAG, version.version)
+                self._tag(version, PREDECESSOR_TAG, before.version)
             if challenger and challenger.version == version.version:
                 self._client.delete_registered_model_alias(version.name, CHALLENGER)
+
+    def versions(self, name: str) -> list[Registered]:
+        """Return all versions of a model, the oldest first.
+
+        Raises:
+            ConfigError: If there is no such model.
+            TryAgain: If the registry does not answer.
+        """
+        self.aliases(name)
+        with talking():
+            found = self._client.search_model_versions(f"name = '{name}'", max_results=MAX_VERSIONS)
+        return [_registered(version) for version in sorted(found, key=lambda version: int(version.version))]
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return the version that each alias of a model points to.
+
+        Raises:
+            ConfigError: If there is no such model.
+            TryAgain: If the registry does not answer.
+        """
+        if not re.fullmatch(r"[^/:'\"]+", name):
+            raise ConfigError(f"{name!r} is no name of a model", "write it as in registry.name")
+        try:
+            with talking():
+                found = self._client.get_registered_model(name).aliases
+        except RefusedError:
+            raise ConfigError(f"there is no registered model {name!r}", "correct the name") from None
+        return {str(alias): str(version) for alias, version in found.items()}
+
+    def version(self, name: str, which: str) -> Registered:
+        """Return a version by its number or by an alias.
+
+        Raises:
+            ConfigError: If there is none.
+            TryAgain: If the registry does not answer.
+        """
+        aliases = self.aliases(name)
+        try:
+            with talking():
+                return _registered(self._client.get_model_version(name, aliases.get(which, which)))
+        except RefusedError:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise ConfigError(
+                f"{name} has no version or alias {which!r}", f"give a number, or one of its aliases: {known}"
+            ) from None
+
+    def predecessor(self, version: Registered) -> str | None:
+        """Return the version that was champion before this one, or None.
+
+        Raises:
+            TryAgain: If the registry does not answer.
+        """
+        if noted := version.tags.get(PREDECESSOR_TAG):
+            return noted
+        # Older champions know their successor only.
+        before = [v for v in self.versions(version.name) if v.tags.get(SUPERSEDED_TAG) == version.version]
+        return before[-1].version if before else None
+
+    def restore(self, version: Registered, now: Registered, reason: str) -> None:
+        """Give an earlier champion its alias back and note that on both versions.
+
+        Raises:
+            TryAgain: If the registry does not answer or refuses.
+        """
+        try:
+            with talking():
+                self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+                self._client.delete_model_version_tag(version.name, version.version, SUPERSEDED_TAG)
+                self._tag(version, ALIAS_TAG, CHAMPION)
+                self._tag(version, REASON_TAG, f"taken back from version {now.version}: {reason}")
+                self._tag(now, ALIAS_TAG, "")
+                self._tag(now, REASON_TAG, f"rolled back to version {version.version}: {reason}")
+        except RefusedError as error:
+            raise TryAgain(f"the registry refuses to go back: {error}") from error
 
     def _tag(self, version: Registered, key: str, value: str) -> None:
         self._client.set_model_version_tag(version.name, version.version, key, value)

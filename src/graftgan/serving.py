@@ -5,11 +5,20 @@ the model. Input columns: `seed` (whole number, needed), `truncation_psi` (0 to 
 (optional, only for a model with classes). Output: uint8 [rows, R, R, channels]; over HTTP
 (`mlflow models serve`) the same as nested lists. An image depends on its own row only, never on the rest of
 the request.
+
+Limits: 64 rows and 12.6 million numbers a request (64 images of 256 px, 4 of 1024 px); whole seeds from 0 to
+2**63 - 1; requests draw one at a time, and one that waited and drew for longer than
+`GRAFTGAN_SERVING_TIMEOUT_S` (50) stops between two images.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +26,31 @@ import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 
 from graftgan.packages import Package, load_package
 
 MAX_ROWS = 64
+MAX_VALUES = 64 * 256 * 256 * 3
 MAX_SEED = 2**63 - 1
+TIMEOUT = "GRAFTGAN_SERVING_TIMEOUT_S"
+# Below the 60 s after which MLflow's server turns the client away, yet lets the work go on.
+TIMEOUT_S = 50.0
 
 
 def invalid(message: str) -> Exception:
     """Return the error that a server answers with INVALID_PARAMETER_VALUE."""
     error: Exception = MlflowException.invalid_parameter_value(message)
+    return error
+
+
+def late(limit_s: float) -> Exception:
+    """Return the error that a server answers with DEADLINE_EXCEEDED."""
+    error: Exception = MlflowException(
+        f"the request took longer than {limit_s:g} s; ask for fewer rows", error_code=DEADLINE_EXCEEDED
+    )
     return error
 
 
@@ -40,6 +62,13 @@ class GraftganModel(PythonModel):
     def load_context(self, context: Any) -> None:
         """Read the weights and facts of the package."""
         self.package = load_package(Path(context.artifacts["package"]))
+        self._turn = threading.Lock()
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows of a request: fewer than 64 for large images."""
+        spec = self.package.spec
+        return max(1, min(MAX_ROWS, MAX_VALUES // (spec.resolution**2 * spec.channels)))
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -47,20 +76,44 @@ class GraftganModel(PythonModel):
         """Return one image a row, uint8 [rows, R, R, channels].
 
         Raises:
-            MlflowException: INVALID_PARAMETER_VALUE, naming row and column.
+            MlflowException: INVALID_PARAMETER_VALUE, naming row and column; DEADLINE_EXCEEDED, if it takes
+                too long.
         """
         if "seed" not in model_input:
             raise invalid("the column seed is missing")
-        if len(model_input) > MAX_ROWS:
-            raise invalid(f"{len(model_input)} rows were sent; at most {MAX_ROWS} are taken at once")
+        if len(model_input) > self.max_rows:
+            raise invalid(f"{len(model_input)} rows were sent; at most {self.max_rows} are taken at once")
         rows = [self._row(number, row) for number, row in enumerate(model_input.to_dict("records"))]
-        images = [self.package.sample(1, seed, psi, label) for seed, psi, label in rows]
+        with self._in_time() as check:
+            images = []
+            for seed, psi, label in rows:
+                check()
+                images.append(self.package.sample(1, seed, psi, label))
         side, channels = self.package.spec.resolution, self.package.spec.channels
         return np.concatenate(images) if images else np.empty((0, side, side, channels), np.uint8)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[Callable[[], None]]:
+        """Wait for the turn, and give what raises once the time is over."""
+        limit_s = float(os.environ.get(TIMEOUT, TIMEOUT_S))
+        over_s = time.monotonic() + limit_s
+
+        def check() -> None:
+            if time.monotonic() >= over_s:
+                raise late(limit_s)
+
+        if not self._turn.acquire(timeout=limit_s):
+            raise late(limit_s)
+        try:
+            yield check
+        finally:
+            self._turn.release()
 
     def _row(self, number: int, row: dict[Any, Any]) -> tuple[int, float, int | None]:
         seed = _whole(number, "seed", row["seed"], MAX_SEED)
         given = row.get("truncation_psi")
+        if isinstance(given, str | bool):
+            raise invalid(f"row {number}: truncation_psi is {given!r:.40}; it must be a number")
         psi = self.package.truncation_default if given is None or _empty(given) else float(given)
         if not 0.0 <= psi <= 1.0:
             raise invalid(f"row {number}: truncation_psi is {psi}; it must lie between 0 and 1")
@@ -77,8 +130,11 @@ def _empty(value: Any) -> bool:
 
 
 def _whole(number: int, column: str, value: Any, largest: int) -> int:
-    if _empty(value) or isinstance(value, str | bool) or int(value) != value or not 0 <= value <= largest:
-        raise invalid(f"row {number}: {column} is {value}; it must be a whole number from 0 to {largest}")
+    whole = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not whole or _empty(value) or math.isinf(value) or int(value) != value or not 0 <= value <= largest:
+        raise invalid(
+            f"row {number}: {column} is {value!s:.40}; it must be a whole number from 0 to {largest}"
+        )
     return int(value)
 
 

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from graftgan.config import Params
 from graftgan.context import NullTracker, Registry, Tracker
 from graftgan.errors import Interrupted
-from graftgan.follower import check_uri, follow, reachable
+from graftgan.follower import check_uri, follow, located, reachable
 from graftgan.identity import RunIdentity, git_revision, pipeline_sections, resolve_identity
 from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
 from graftgan.lifelong_config import LifelongParams
@@ -224,8 +224,9 @@ def open_tracker(
     if params.track.mode == "off":
         yield NullTracker()
         return
-    if params.track.mode == "live":
-        check_uri(params.track.uri)
+    track = located(params.track)
+    if track.mode == "live":
+        check_uri(track.uri)
     identity = identity or resolve_identity(params)
     selected = (spec or stage(name)).params
     config = config_digest(params, selected)
@@ -238,9 +239,9 @@ def open_tracker(
         return
     try:
         _begin(journal, past, identity, params, name, selected)
-        tracker = JournalTracker(journal, past, params.track.system_metrics)
-        if params.track.mode == "live":
-            follow(path.parent, params.track)
+        tracker = JournalTracker(journal, past, track.system_metrics)
+        if track.mode == "live":
+            follow(path.parent, track)
         yield from _reported(tracker)
     finally:
         lock.release()
@@ -259,15 +260,16 @@ def open_registry(params: Params | LifelongParams, tracker: Tracker) -> Registry
     """
     if params.track.mode != "live" or not isinstance(tracker, JournalTracker):
         return None
-    if not reachable(params.track.uri, params.track.timeout_s):
-        _log.warning("no model registry: MLflow at %s does not answer", redacted("uri", params.track.uri))
+    track = located(params.track)
+    if not reachable(track.uri, track.timeout_s):
+        _log.warning("no model registry: MLflow at %s does not answer", redacted("uri", track.uri))
         return None
     try:
         from graftgan.sync import connect_registry
     except ImportError:
         _log.warning("no model registry: mlflow is not installed; `pip install graftgan[track]`")
         return None
-    return connect_registry(params.track, tracker.path)
+    return connect_registry(track, tracker.path)
 
 
 def _reported(tracker: JournalTracker) -> Iterator[Tracker]:

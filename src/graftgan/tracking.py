@@ -1,9 +1,9 @@
 """Talking to MLflow: the connection that `sync` and `registry` share.
 
-Only this module and `serving` import MLflow. Runs are found again by tag, so that processes and machines that
-know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's own patience
-(minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps a journal
-and comes again.
+Only this module, `serving` and `server` import MLflow. Runs are found again by tag, so that processes and
+machines that know the same pipeline run join the same runs, and sending anything twice does no harm. MLflow's
+own patience (minutes, with its default retries) is cut to `track.timeout_s` and no retry: whoever calls keeps
+a journal and comes again.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ KFP_RUN = "kfp.pipeline_run_id"
 PARENT = "mlflow.parentRunId"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "pydantic", "safetensors", "torch")
 PACKAGE = "package"
+ADDRESS = "MLFLOW_TRACKING_URI"
 MAX_METRICS = 1000
 MAX_ENTRIES = 100
 PERMANENT = {
@@ -120,8 +121,11 @@ class Connection:
             )
         _set_patience(track.timeout_s)
         # A model URI such as models:/m-1 is resolved by the global address only.
+        before = os.environ.get(ADDRESS)
         mlflow.set_tracking_uri(track.uri)
         mlflow.set_registry_uri(track.uri)
+        # MLflow hands the address on in the environment, where it would pass for the user's own.
+        os.environ.pop(ADDRESS, None) if before is None else os.environ.update({ADDRESS: before})
         self.track = track
         with talking():
             if is_remote(track.uri):

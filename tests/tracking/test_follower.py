@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,11 +17,12 @@ from mlflow import MlflowClient
 from graftgan import follower
 from graftgan.config import Track
 from graftgan.errors import ConfigError
-from graftgan.follower import check_uri, drain, reachable
+from graftgan.follower import check_uri, drain, located, reachable
 from graftgan.identity import RunIdentity
 from graftgan.journal import journals, pending_bytes
 from graftgan.sync import sync
 from graftgan.tracker import journal_root, open_registry, open_tracker
+from graftgan.tracking import Connection
 from tracking.support import Server, free_port, params_for, server_on
 from tracking.test_sync import all_runs
 
@@ -180,3 +182,30 @@ def test_folder_addresses_are_refused(uri: str) -> None:
 @pytest.mark.parametrize("uri", ["sqlite:///a.db", "http://host:5000", "https://host", "postgresql://u@h/db"])
 def test_real_addresses_are_taken(uri: str) -> None:
     check_uri(uri)
+
+
+def test_the_default_address_gives_way_to_the_environment() -> None:
+    given = {"MLFLOW_TRACKING_URI": "http://server:5000"}
+    assert located(Track(), given).uri == "http://server:5000"
+    assert located(Track(timeout_s=9), given) == Track(timeout_s=9, uri="http://server:5000")
+    assert located(Track(uri="http://chosen"), given).uri == "http://chosen"
+    assert located(Track(), {}) == located(Track(), {"MLFLOW_TRACKING_URI": ""}) == Track()
+
+
+def test_a_connection_leaves_the_address_in_the_environment_alone(
+    store: Track, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Connection(store)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://the-user-s")
+    Connection(store)
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://the-user-s"
+
+
+def test_live_runs_go_where_the_environment_says(store: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    with open_tracker(params_for(Track(system_metrics=False)), "rank", SAME) as tracker:
+        tracker.log_metrics({"recall": 0.5})
+    assert drain()
+    assert all_runs(store)["rank"].data.metrics["recall"] == 0.5

@@ -95,6 +95,9 @@ def test_journals_are_found_below_a_folder(tmp_path: Path) -> None:
     ("key", "value", "safe"),
     [
         ("track.uri", "https://me:pa@ss@host/x", "https://host/x"),
+        ("track.uri", "https://me:pa/ss@host/x", "https://host/x"),
+        ("data.path", "s3:/me:pa/ss@team/x", "s3:/team/x"),
+        ("note", "mail me@host about s3://team/x", "mail me@host about s3://team/x"),
         ("track.uri", "postgresql://me:pass@host:5432/db", "postgresql://host:5432/db"),
         ("track.uri", "sqlite:///.graftgan/mlflow.db", "sqlite:///.graftgan/mlflow.db"),
         ("source", "get https://host/x?signature=abc&y=1 now", "get https://host/x?*** now"),

@@ -20,6 +20,7 @@ from graftgan.contract import atomic_path, digest_file
 from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
 from graftgan.gans.base import Gan
 from graftgan.gans.spec import GanSpec
+from graftgan.remote import fetch_file, is_address, join, local, parent
 
 SCRATCH = "scratch"
 MAX_DOWNLOAD_BYTES = 4 << 30
@@ -31,9 +32,9 @@ class Source(BaseModel):
 
     Attributes:
         name: Unique name, used in `rank.sources` and `rank.choose`.
-        path: Checkpoint folder, or file of a public format, relative to the catalogue file.
-        url: Address of the weights file, with the spec at the same address but for its name; or of a file of
-            a public format.
+        path: Checkpoint folder, or file of a public format, relative to the catalogue file, or at s3://.
+        url: Address (https, s3 or file) of the weights file, with the spec at the same address but for its
+            name; or of a file of a public format.
         sha256: Digest of the weights file, or of the public file.
         format: `graftgan`, or `public` for a file that another project wrote.
     """
@@ -42,7 +43,7 @@ class Source(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     path: str | None = None
-    url: Annotated[str, Field(pattern=r"^(https|file)://")] | None = None
+    url: Annotated[str, Field(pattern=r"^(https|file|s3)://")] | None = None
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     format: Literal["graftgan", "public"] = "graftgan"
     title: str = ""
@@ -65,16 +66,17 @@ class Catalogue:
     """The entries of one catalogue file.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or its address in an object store.
+        cache: Folder of caches, needed for an address.
 
     Raises:
         MissingInput: If the file does not exist.
         ConfigError: If an entry is wrong or a name occurs twice.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str, cache: Path | None = None) -> None:
         self.path = path
-        self.sources = _read(path)
+        self.sources = _read(local(path, cache) if cache else Path(path))
 
     def select(self, names: Sequence[str] | None) -> list[Source]:
         """Return the entries called `names`, or all.
@@ -100,7 +102,7 @@ class Catalogue:
         """
         if source.format == "public":
             return self._converted(source, cache)
-        folder = self.path.parent / source.path if source.path else _fetch(source, cache)
+        folder = self.place(source, cache) if source.path else _fetch(source, cache)
         weights = folder / WEIGHTS
         if not weights.is_file():
             raise MissingInput(
@@ -110,8 +112,13 @@ class Catalogue:
         _check_digest(source, weights, f"{again}, or correct the entry in {self.path} if you trust it")
         return folder
 
+    def place(self, source: Source, cache: Path) -> Path:
+        """Return where the folder or file of an entry with a path lies, fetched if the path is an address."""
+        path = str(source.path)
+        return local(path if is_address(path) else join(parent(self.path), path), cache)
+
     def _converted(self, source: Source, cache: Path) -> Path:
-        file = self.path.parent / source.path if source.path else _fetch_file(source, cache)
+        file = self.place(source, cache) if source.path else _fetch_file(source, cache)
         if not file.is_file():
             raise MissingInput(
                 f"source {source.name}: {file} does not exist", f"correct its path in {self.path}"
@@ -217,6 +224,9 @@ def download(url: str, target: Path) -> None:
         CheckpointError: If it holds more than 4 GiB.
         OSError: If `target` cannot be written.
     """
+    if is_address(url):
+        fetch_file(url, target)
+        return
     written = 0
     try:
         with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:

@@ -6,8 +6,20 @@ from graftgan.commands.adapter import adapter_group
 from graftgan.commands.classes import classes_group
 from graftgan.commands.config import config_group
 from graftgan.commands.lifelong import lifelong_group
+from graftgan.commands.registry import COMMANDS
 from graftgan.commands.source import source_group
+from graftgan.commands.store import store_group
 from graftgan.commands.study import study_group
 from graftgan.commands.tasks import tasks_group
 
-GROUPS = (adapter_group, classes_group, config_group, lifelong_group, source_group, study_group, tasks_group)
+GROUPS = (
+    adapter_group,
+    classes_group,
+    config_group,
+    lifelong_group,
+    source_group,
+    store_group,
+    study_group,
+    tasks_group,
+    *COMMANDS,
+)

@@ -106,7 +106,7 @@ def keep_adapter(
     settings = params.finetune
     if not method(settings.method).adapter:
         return []
-    home = Catalogue(Path(params.rank.catalogue)).folder(source, cache)
+    home = Catalogue(params.rank.catalogue, cache).folder(source, cache)
     base = load_gan(home)
     tensors, prior = split_prior(history.best_tensors, "the best checkpoint")
     if base.spec != fitted:

@@ -141,7 +141,7 @@ def with_method(params: Params, images: int, names: Iterable[str], cache: Path) 
     """Put a method that the sources called `names` know in place of `auto`, and say why; others stay."""
     if params.finetune.method != AUTO:
         return params, []
-    catalogue = Catalogue(Path(params.rank.catalogue))
+    catalogue = Catalogue(params.rank.catalogue, cache)
     sources = catalogue.select([name for name in names if name != SCRATCH])
     families = {catalogue.spec(source, cache).family for source in sources}
     rule = decide(images, families) if families else FALLBACK
@@ -156,7 +156,7 @@ def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
     Raises:
         ConfigError: Naming the method and the source's family.
     """
-    catalogue = Catalogue(Path(params.rank.catalogue))
+    catalogue = Catalogue(params.rank.catalogue, cache)
     for source in catalogue.select([name for name in names if name != SCRATCH]):
         check_family(params.finetune.method, catalogue.spec(source, cache).family, source.name)
 

@@ -24,6 +24,7 @@ from graftgan.data.packing import Packed, pack_all
 from graftgan.data.sources import Source, label_order
 from graftgan.data.splitting import Assignment, assign
 from graftgan.errors import DataError
+from graftgan.remote import local
 
 SHOWN_BAD = 10
 
@@ -51,7 +52,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
         TryAgain: If a decoding process was killed.
     """
     data = params.data
-    path = Path(data.path)
+    path = local(data.path, ctx.cache)
     source = open_source(path, data.max_file_bytes)
     folder = outputs["dataset"]
     collected = _pack(source, data, folder / IMAGES_FILE, params.runtime.workers, ctx)

@@ -71,7 +71,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
             "add images",
         )
     check_neighbours(params, len(images))
-    catalogue = Catalogue(Path(params.rank.catalogue))
+    catalogue = Catalogue(params.rank.catalogue, ctx.cache)
     sources, warnings = compatible(catalogue, params, data, ctx)
     check_choice(params, sources, warnings)
     folder = outputs["ranking"]
@@ -188,7 +188,7 @@ def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:
     """Return a candidate's averaged generator and a digest of what it is."""
     params = candidate.params
     if candidate.source is not None:
-        gan = Catalogue(Path(params.rank.catalogue)).load(candidate.source, ctx.cache)
+        gan = Catalogue(params.rank.catalogue, ctx.cache).load(candidate.source, ctx.cache)
         return gan.generator_ema, candidate.source.sha256
     spec = scratch_spec(ImageSet.open(candidate.dataset), params)
     return build(spec, params.rank.seed).generator_ema, digest_text(f"{spec.to_dict()} {params.rank.seed}")

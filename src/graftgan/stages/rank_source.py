@@ -24,7 +24,7 @@ from graftgan.stages.start import can_fit
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
     """Write a feature file for each selected source that fits; see `specs.CLUSTER_STAGES`."""
     data = ImageSet.open(inputs["dataset"])
-    catalogue = Catalogue(Path(params.rank.catalogue))
+    catalogue = Catalogue(params.rank.catalogue, ctx.cache)
     sources = [
         s for s in catalogue.select(params.rank.sources) if can_fit(catalogue.spec(s, ctx.cache), data)
     ]

@@ -59,7 +59,7 @@ def starting_point(name: str, data: ImageSet, params: Params, cache: Path) -> St
     seed = params.finetune.seed
     if name == SCRATCH:
         return Start(build(scratch_spec(data, params), seed), None)
-    catalogue = Catalogue(Path(params.rank.catalogue))
+    catalogue = Catalogue(params.rank.catalogue, cache)
     (source,) = catalogue.select([name])
     gan, changes = _sized(catalogue.load(source, cache), source, data, seed)
     if params.finetune.method == "class_embedding":

@@ -288,7 +288,7 @@ def runs_of(plan: Plan, target: str, params: Params) -> list[Run]:
         }  # fmt: skip
         if "scratch" in plan.arms:
             runs.append(Run(source=SCRATCH, digest="", arm="scratch", **common))
-        for source in Catalogue(Path(params.rank.catalogue)).select(params.rank.sources):
+        for source in Catalogue(params.rank.catalogue, cache_home()).select(params.rank.sources):
             arms = [arm for arm in plan.arms if arm != "scratch"]
             runs += [Run(source=source.name, digest=source.sha256, arm=arm, **common) for arm in arms]
     return runs

@@ -1,0 +1,251 @@
+"""Load on a served model: latencies, answers to malformed requests, and memory, against a real server.
+
+Usage: python benchmarks/serving.py [MODEL] [--requests 1000] [--clients 2] [--out results.json]
+
+MODEL is a package folder, by default out/register/package. Every tenth request is malformed; each must get
+the status that it deserves (4xx), and the server must answer the next one. Memory is that of the server and
+its children, after the first tenth of the requests and at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+START_S = 600.0
+REQUEST_S = 300.0
+MALFORMED_EVERY = 10
+JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request and the status that it deserves."""
+
+    name: str
+    body: bytes
+    status: int = 400
+    content_type: str = JSON
+    method: str = "POST"
+    path: str = "/invocations"
+
+
+def records(*rows: dict[str, Any]) -> bytes:
+    """Return the body that asks for these rows."""
+    return json.dumps({"dataframe_records": rows}).encode()
+
+
+MALFORMED = (
+    Request("no JSON", b'{"dataframe_records": [{"seed": '),
+    Request("no UTF-8", b'\xff\xfe{"dataframe_records": [{"seed": 1}]}'),
+    Request("no known key", b'{"rows": [1]}'),
+    Request("a list", b"[1, 2, 3]"),
+    Request("no seed", records({"truncation_psi": 0.5})),
+    Request("a negative seed", records({"seed": 1}, {"seed": -1})),
+    Request("a seed beyond 63 bits", records({"seed": 2**70})),
+    Request("a seed of text", records({"seed": "__import__('os')"})),
+    Request("an empty seed", records({"seed": None})),
+    Request("a nested seed", records({"seed": [1]})),
+    Request("a truncation beyond 1", records({"seed": 1, "truncation_psi": 1.5})),
+    Request("a truncation of text", records({"seed": 1, "truncation_psi": "much"})),
+    Request("an infinite truncation", b'{"dataframe_records": [{"seed": 1, "truncation_psi": Infinity}]}'),
+    Request("too many rows", records(*({"seed": n} for n in range(65)))),
+    Request("far too many rows", records(*({"seed": n} for n in range(50_000)))),
+    Request("another content type", records({"seed": 1}), 415, "text/plain"),
+    Request("another character set", records({"seed": 1}), 415, f"{JSON}; charset=latin-1"),
+    Request("another method", b"", 405, method="GET"),
+    Request("another path", records({"seed": 1}), 404, path="/../../etc/passwd"),
+)
+
+
+# MLflow's own reader fails at these with a 500; the guard of `graftgan serve` answers them.
+GUARDED = (
+    Request("nested too deeply", b"[" * 200_000),
+    Request("a number of 5,000 digits", b'{"dataframe_records": [{"seed": ' + b"9" * 5000 + b"}]}"),
+    Request("no content type", records({"seed": 1}), 415, ""),
+    Request("Parquet", b"PAR1 broken PAR1", 415, "application/vnd.apache.parquet"),
+    Request("a body beyond 1 MiB", b'{"dataframe_records": [' + b" " * (1 << 20) + b"]}", 413),
+)
+
+
+def good(number: int) -> Request:
+    """Return the number-th good request, of one to four rows."""
+    rows = ({"seed": number * 7 + row, "truncation_psi": 0.5 + row / 8} for row in range(1 + number % 4))
+    return Request("good", records(*rows), 200)
+
+
+@dataclass
+class Server:
+    """A served model."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def ask(self, request: Request) -> tuple[int, bytes]:
+        """Send a request on a connection of its own; return status and body."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=REQUEST_S)
+        try:
+            headers = {"Content-Type": request.content_type}
+            link.request(request.method, request.path, request.body, headers)
+            answer = link.getresponse()
+            return answer.status, answer.read()
+        finally:
+            link.close()
+
+    def memory_mb(self) -> float:
+        """Return the resident memory of the server and its children."""
+        root = psutil.Process(self.process.pid)
+        return sum(float(each.memory_info().rss) for each in [root, *root.children(recursive=True)]) / 1e6
+
+
+@contextmanager
+def serving(model: Path, log: Path, guarded: bool = True, **environment: str) -> Iterator[Server]:
+    """Serve a model folder on a free port, with `graftgan serve` or, not guarded, `mlflow models serve`."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+    command = [sys.executable, "-m", "graftgan", "serve", str(model), "--port", str(port)]
+    if not guarded:
+        command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "-p", str(port)]
+        command += ["--host", "127.0.0.1", "--env-manager", "local"]
+    # MLflow starts uvicorn by its name.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env=os.environ | {"PATH": path} | environment,
+        )
+    server = Server(port, process)
+    try:
+        wait(server, log)
+        yield server
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait(server: Server, log: Path) -> None:
+    """Wait until the server is up.
+
+    Raises:
+        RuntimeError: With its log, if it ends or takes too long.
+    """
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and server.process.poll() is None:
+        try:
+            if server.ask(Request("ping", b"", method="GET", path="/ping"))[0] == 200:
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise RuntimeError(log.read_text(errors="replace")[-4000:])
+
+
+@dataclass
+class Load:
+    """What a load did.
+
+    Attributes:
+        seconds: Latency of each good request.
+        wrong: Requests that got another status than they deserve, with it.
+        statuses: Number of answers by status.
+        memory_mb: Memory after the first tenth, and at the end.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    memory_mb: list[float] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the numbers for people and for JSON."""
+        ordered = sorted(self.seconds)
+        cuts = statistics.quantiles(ordered, n=100, method="inclusive")
+        return {
+            "good_requests": len(ordered),
+            "statuses": {str(status): count for status, count in sorted(self.statuses.items())},
+            "wrong": self.wrong,
+            "latency_ms": {
+                "median": round(1000 * cuts[49], 1),
+                "p95": round(1000 * cuts[94], 1),
+                "p99": round(1000 * cuts[98], 1),
+                "max": round(1000 * ordered[-1], 1),
+            },
+            "memory_mb": [round(value, 1) for value in self.memory_mb],
+        }
+
+
+def load(server: Server, requests: int, clients: int) -> Load:
+    """Send requests from several clients at once, every tenth malformed."""
+    found, lock = Load(), threading.Lock()
+    malformed = MALFORMED + GUARDED
+    plan = [
+        malformed[n // MALFORMED_EVERY % len(malformed)] if n % MALFORMED_EVERY == 9 else good(n)
+        for n in range(requests)
+    ]
+
+    def work(mine: Sequence[Request]) -> None:
+        for request in mine:
+            started = time.perf_counter()
+            status, body = server.ask(request)
+            taken = time.perf_counter() - started
+            with lock:
+                found.statuses[status] += 1
+                if status != request.status:
+                    found.wrong.append(f"{request.name}: {status} {body[:200]!r}")
+                elif status == 200:
+                    found.seconds.append(taken)
+
+    for part in (plan[: requests // 10], plan[requests // 10 :]):
+        threads = [threading.Thread(target=work, args=(part[n::clients],)) for n in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found.memory_mb.append(server.memory_mb())
+    return found
+
+
+def main() -> None:
+    """Serve a package and print what the load did."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, nargs="?", default=Path("out/register/package"))
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch, serving(given.model, Path(scratch) / "log") as server:
+        facts = load(server, given.requests, given.clients).facts()
+    text = json.dumps(facts, indent=2)
+    print(text)
+    if given.out:
+        given.out.write_text(text + "\n", encoding="utf-8")
+    if facts["wrong"]:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""One HTML page of pictures from a registered model; nothing in it is loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from graftgan.contract import write_text
+from graftgan.errors import ConfigError
+from graftgan.packages import CARD, Package, load_package
+from graftgan.reporting.sheets import png_bytes
+
+MAX_PICTURES = 1024
+MAX_TRUNCATIONS = 8
+SHOWN_CLASSES = 8
+LEAST_SIDE_PX = 96
+
+
+def parse_truncations(text: str) -> list[float]:
+    """Return the truncations that `1,0.7` names.
+
+    Raises:
+        ConfigError: If one is no number from 0 to 1, or there are more than eight.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or len(found) > MAX_TRUNCATIONS or not all(0.0 <= psi <= 1.0 for psi in found):
+        raise ConfigError(f"--psi {text!r} is not a list of truncations", "write 1 or 1,0.7,0.5, each 0 to 1")
+    return found
+
+
+def write_gallery(
+    folder: Path, title: str, seeds: Sequence[int], truncations: Sequence[float], out: Path
+) -> None:
+    """Write the page.
+
+    Args:
+        folder: The package.
+        title: What the page calls the model.
+        seeds: One picture each, at every truncation and of each of the first eight classes, if there are any.
+        truncations: One section each.
+        out: The file.
+
+    Raises:
+        ConfigError: If that would be more than 1,024 pictures.
+        CheckpointError: If the package is damaged.
+    """
+    package = load_package(folder)
+    names = list(package.facts.get("classes") or []) if package.spec.classes else []
+    labels: list[int | None] = list(range(min(package.spec.classes, SHOWN_CLASSES))) or [None]
+    if (many := len(seeds) * len(truncations) * len(labels)) > MAX_PICTURES:
+        raise ConfigError(f"the page would hold {many} pictures, more than {MAX_PICTURES}", "ask for fewer")
+    sections = [
+        {
+            "title": f"truncation {psi:g}" + (f", {_class_name(names, label)}" if label is not None else ""),
+            "pictures": [_picture(package, seed, psi, label) for seed in seeds],
+        }
+        for psi in truncations
+        for label in labels
+    ]
+    card = folder / CARD
+    environment = Environment(
+        loader=PackageLoader("graftgan", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("gallery.html.j2").render(
+        title=title,
+        sections=sections,
+        side_px=max(package.spec.resolution, LEAST_SIDE_PX),
+        facts=_facts(package.facts),
+        scores=package.facts.get("scores", {}),
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
+    write_text(out, page)
+
+
+def _class_name(names: Sequence[str], label: int) -> str:
+    return f"class {label}: {names[label]}" if label < len(names) else f"class {label}"
+
+
+def _picture(package: Package, seed: int, psi: float, label: int | None) -> dict[str, Any]:
+    data = base64.b64encode(png_bytes(package.sample(1, seed, psi, label)[0])).decode()
+    return {"seed": seed, "uri": f"data:image/png;base64,{data}"}
+
+
+def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
+    spec, origin = facts["spec"], facts.get("provenance", {})
+    told = {
+        "network": f"{facts.get('family', spec.get('family'))}, {spec['resolution']} px",
+        "method": origin.get("method"),
+        "source": origin.get("source"),
+        "image set": str(origin.get("dataset") or "")[:12],
+    }
+    return {name: str(value) for name, value in told.items() if value}

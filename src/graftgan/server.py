@@ -1,0 +1,65 @@
+"""Serves a model over HTTP: MLflow's model server with a guard before it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import mlflow
+import uvicorn
+from mlflow.pyfunc import scoring_server
+
+from graftgan.config import Track
+from graftgan.errors import ConfigError
+from graftgan.guard import Guard
+from graftgan.packages import FACTS
+from graftgan.tracking import Connection, save_pyfunc
+
+MAX_CONNECTIONS = 64
+KEEP_ALIVE_S = 5
+
+
+def serve(model: str, track: Track, host: str, port: int) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        model: A package folder, an MLflow model folder, or `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        track: Where the registry is.
+        host: Address to listen on.
+        port: Port to listen on.
+
+    Raises:
+        ConfigError: If the model is of no such kind, or the registry has none of the name.
+        TryAgain: If the registry does not answer.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        app = scoring_server.init(mlflow.pyfunc.load_model(_place(model, track, Path(scratch))))
+        uvicorn.run(
+            Guard(app),
+            host=host,
+            port=port,
+            log_level="warning",
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_keep_alive=KEEP_ALIVE_S,
+        )
+
+
+def _place(model: str, track: Track, scratch: Path) -> str:
+    """Return the folder of the MLflow model."""
+    folder = Path(model)
+    if (folder / "MLmodel").is_file():
+        return model
+    if (folder / FACTS).is_file():
+        save_pyfunc(folder, scratch / "model")
+        return str(scratch / "model")
+    if not model.startswith("models:/"):
+        raise ConfigError(
+            f"{model} is no package and no MLflow model",
+            "give out/register/package, or a registered model as models:/NAME@ALIAS",
+        )
+    from graftgan.registry import MlflowRegistry
+    from graftgan.versions import named
+
+    connection = Connection(track)
+    version = named(MlflowRegistry(connection, run=str), model)
+    return str(connection.download(f"models:/{version.name}/{version.version}", scratch))

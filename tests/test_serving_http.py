@@ -1,0 +1,97 @@
+"""A model behind `graftgan serve` and `mlflow models serve`: pictures, malformed requests, load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from stages.models import tiny_gan
+from test_serving import save
+
+from benchmarks.serving import GUARDED, MALFORMED, Request, Server, good, load, records, serving
+from graftgan.gans.base import sample
+
+
+@pytest.fixture(scope="module", params=["graftgan serve", "mlflow models serve"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("served")
+    model = save(folder, tiny_gan(1))
+    with serving(model, folder / "log", guarded=request.param == "graftgan serve") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a package folder, as the register stage leaves it."""
+    folder = tmp_path_factory.mktemp("guarded")
+    save(folder, tiny_gan(1))
+    with serving(folder / "package", folder / "log") as running:
+        yield running
+
+
+def images(answer: tuple[int, bytes]) -> Any:
+    status, body = answer
+    assert status == 200, body[:500]
+    return np.array(json.loads(body)["predictions"], np.uint8)
+
+
+def test_requests_get_the_model_s_own_pixels(server: Server) -> None:
+    body = records({"seed": 5, "truncation_psi": 1.0}, {"seed": 2**62}, {"seed": 5, "truncation_psi": 0.0})
+    ema = tiny_gan(1).generator_ema
+    expected = np.concatenate([sample(ema, 1, 5, 1.0), sample(ema, 1, 2**62, 0.7), sample(ema, 1, 5, 0.0)])
+    assert np.array_equal(images(server.ask(Request("", body))), expected)
+
+
+def test_a_seed_gives_the_same_pixels_alone_in_company_and_at_once(server: Server) -> None:
+    alone = images(server.ask(Request("", records({"seed": 9}))))[0]
+    company = images(server.ask(Request("", records({"seed": 1}, {"seed": 9}, {"seed": 2}))))[1]
+    assert np.array_equal(alone, company)
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda _: images(server.ask(Request("", records({"seed": 9}))))[0], range(8)))
+    assert all(np.array_equal(alone, each) for each in at_once)
+
+
+def test_a_table_as_csv_is_taken_too(server: Server) -> None:
+    answer = images(server.ask(Request("", b"seed,truncation_psi\n5,1.0\n", content_type="text/csv")))
+    assert np.array_equal(answer, sample(tiny_gan(1).generator_ema, 1, 5, 1.0))
+
+
+@pytest.mark.parametrize("request_", MALFORMED, ids=lambda request: request.name)
+def test_a_malformed_request_gets_a_4xx_and_the_next_is_served(server: Server, request_: Request) -> None:
+    status, body = server.ask(request_)
+    assert status == request_.status, body[:500]
+    assert 400 <= status < 500 and len(body) < 20_000
+    assert b"Traceback" not in body
+    assert server.ask(good(0))[0] == 200
+
+
+def test_the_answer_names_row_and_column(server: Server) -> None:
+    _, body = server.ask(Request("", records({"seed": 1}, {"seed": -1})))
+    assert "row 1: seed is -1; it must be a whole number from 0 to" in json.loads(body)["message"]
+
+
+@pytest.mark.parametrize("request_", GUARDED, ids=lambda request: request.name)
+def test_the_guard_answers_what_mlflow_s_reader_fails_at(guarded: Server, request_: Request) -> None:
+    status, body = guarded.ask(request_)
+    assert status == request_.status, body[:500]
+    assert json.loads(body)["error_code"] == "BAD_REQUEST"
+    assert guarded.ask(good(0))[0] == 200
+
+
+def test_sixty_requests_of_load_are_answered_as_they_deserve(guarded: Server) -> None:
+    found = load(guarded, requests=60, clients=2)
+    assert found.wrong == [] and found.statuses[200] == 54 and sum(found.statuses.values()) == 60
+    assert found.facts()["latency_ms"]["median"] > 0
+
+
+@pytest.mark.nightly
+def test_a_thousand_requests_leave_the_memory_flat(guarded: Server) -> None:
+    found = load(guarded, requests=1000, clients=2)
+    print(json.dumps(found.facts()))
+    assert found.wrong == [] and found.statuses[200] == 900
+    before, after = found.memory_mb
+    assert after < 1.05 * before + 10, found.memory_mb
