@@ -37,7 +37,9 @@ def goes_on(warm: Warm, baseline: Baseline, stage: str, place: Path, told: str) 
     again = warm.run(place, *words(stage))
     assert again.code == 0, f"{told}\n{again.output}"
     assert outputs(place, stage) == baseline.outputs[stage], told
-    assert not left_over(place), told
+    # What was whole already is not touched again: its rubbish goes with the next run that does something.
+    if "up to date" not in again.output:
+        assert not left_over(place), told
     return again.output
 
 
