@@ -97,7 +97,7 @@ def test_kills_at_random_moments_change_no_byte(
             assert not promises_kept(place, stage, baseline.outputs[stage]), told
         else:
             # It was quicker than the signal: the next kills are for a run of their own.
-            assert end.code == 0, told
+            assert end.code == 0 or (stage == TASK and "has a task 'grey'" in end.output), told
             assert outputs(place, stage) == baseline.outputs[stage], told
             number += 1
             place = baseline.copy(stage, tmp_path / str(number))
