@@ -211,10 +211,11 @@ def place_of(place: Path, stage: str) -> Path:
 
 
 def outputs(place: Path, stage: str) -> dict[str, str]:
-    """Return the digest of everything that a stage left, but for volatile facts and locks."""
+    """Return the digest of everything that a stage left, but for volatile facts and what is hidden."""
     folder = place_of(place, stage)
-    facts = ("run.json", "data_docs", ".lock")
-    names = [p for p in folder.iterdir() if p.name not in facts] if folder.exists() else []
+    facts = ("run.json", "data_docs")
+    found = folder.iterdir() if folder.exists() else ()
+    names = [p for p in found if p.name not in facts and not p.name.startswith(".")]
     return {p.name: digest_path(p) for p in names}
 
 
@@ -237,9 +238,8 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
         bank = Bank(place / "bank") if (place / "bank" / "manifest.json").exists() else None
         return [] if bank is None else [str(finding) for finding in bank.inspect()]
     found = outputs(place, stage)
-    visible = {name: digest for name, digest in found.items() if not name.startswith(".")}
-    wrong = [name for name, digest in visible.items() if digest != wanted[name]]
-    if "result.json" in visible:
+    wrong = [name for name, digest in found.items() if digest != wanted[name]]
+    if "result.json" in found:
         result = Result.read(place / "out" / stage / "result.json")
         folder = place / "out" / stage
         by_stem = {path.stem: path for path in folder.iterdir() if not path.name.startswith(".")}

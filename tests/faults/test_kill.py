@@ -35,9 +35,13 @@ def goes_on(warm: Warm, baseline: Baseline, stage: str, place: Path, told: str) 
     """Look at what is left, run the stage to the end, compare; return what it said."""
     assert not promises_kept(place, stage, baseline.outputs[stage]), told
     again = warm.run(place, *words(stage))
-    assert again.code == 0, f"{told}\n{again.output}"
+    # A task whose adding was complete when the process died is not added twice.
+    there = stage == TASK and again.code == 2 and "has a task 'grey'" in again.output
+    assert again.code == 0 or there, f"{told}\n{again.output}"
     assert outputs(place, stage) == baseline.outputs[stage], told
-    assert not left_over(place), told
+    # What was whole already is not touched again: its rubbish goes with the next run that does something.
+    if not there and "up to date" not in again.output:
+        assert not left_over(place), told
     return again.output
 
 
@@ -93,7 +97,7 @@ def test_kills_at_random_moments_change_no_byte(
             assert not promises_kept(place, stage, baseline.outputs[stage]), told
         else:
             # It was quicker than the signal: the next kills are for a run of their own.
-            assert end.code == 0, told
+            assert end.code == 0 or (stage == TASK and "has a task 'grey'" in end.output), told
             assert outputs(place, stage) == baseline.outputs[stage], told
             number += 1
             place = baseline.copy(stage, tmp_path / str(number))
