@@ -222,8 +222,8 @@ def _warnings(
         )
     if duplicates.broken_up:
         warnings.append(
-            f"{len(duplicates.broken_up)} chains of look-alikes were cut, the longest of "
-            f"{max(duplicates.broken_up)} images; lower data.near_duplicate_bits if they are meant to differ"
+            f"{len(duplicates.broken_up)} chains of near duplicates were cut, the longest of "
+            f"{max(duplicates.broken_up)} images; what would straddle the split is unused"
         )
     small = sum(min(image.width, image.height) < data.resolution for image in collected.good)
     if small:
