@@ -108,7 +108,7 @@ def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
         width=image.width,
         height=image.height,
         mode=image.mode,
-        sha256=hashlib.sha256(image.pixels).hexdigest(),
+        sha256=hashlib.sha256(image.pixels.data).hexdigest(),
         phash=perceptual_hash(image.pixels),
         blank=is_blank(image.pixels),
     )
