@@ -27,7 +27,6 @@ from graftgan.contract import (
     atomic_path,
     canonical_json,
     digest_file,
-    digest_path,
     digest_text,
     size_bytes,
     sweep,
@@ -82,12 +81,19 @@ class Job:
         params: All parameters.
         inputs: Path of each input.
         outputs: Path of each output, and of `result`.
+        read_only: Whether nothing may be written, digests that are remembered to save time included.
     """
 
     spec: StageSpec
     params: Params
     inputs: Mapping[str, Path]
     outputs: Mapping[str, Path]
+    read_only: bool = False
+
+    @property
+    def digests(self) -> DigestCache:
+        """What remembers the digests of files."""
+        return DigestCache(cache_home(), writes=not self.read_only)
 
     def external(self) -> dict[str, Path]:
         """Return the paths that the parameters name."""
@@ -101,14 +107,14 @@ class Job:
             MissingInput: If one does not exist.
         """
         digests = {}
+        cache = self.digests
         for name, path in sorted(self.inputs.items()):
             if not path.exists():
                 writer = self.spec.inputs[name].split(".")[0]
                 raise MissingInput(
                     f"input {name} of {self.spec.name}: {path} does not exist", f"run `graftgan {writer}`"
                 )
-            digests[name] = digest_path(path)
-        cache = DigestCache(cache_home())
+            digests[name] = cache.digest_output(path)
         for key, path in self.external().items():
             if not path.exists():
                 raise MissingInput(f"{key}: {path} does not exist", f"correct {key} in the parameters")
@@ -133,9 +139,8 @@ class Job:
         same = (earlier.config, earlier.code, earlier.inputs) == (plan.config, plan.code, plan.inputs)
         if not same or not all(p.exists() for p in self.outputs.values()):
             return None
-        whole = all(
-            digest_path(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items()
-        )
+        digest = self.digests.digest_output
+        whole = all(digest(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items())
         return earlier if whole else None
 
 
@@ -206,8 +211,9 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
                 temporary[port.name].mkdir()
         outcome = function(job.inputs, job.params, temporary, context)
         _check_written(job.spec, temporary)
+    digest = job.digests.digest_output
     entries = {
-        p.name: Entry(digest_path(job.outputs[p.name]), size_bytes(job.outputs[p.name]))
+        p.name: Entry(digest(job.outputs[p.name]), size_bytes(job.outputs[p.name]))
         for p in job.spec.outputs
         if not p.volatile
     }
