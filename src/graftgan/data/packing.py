@@ -124,17 +124,17 @@ def pack_all(
         total: How many there are.
         options: How to decode.
         slots: The n-th image's pixels go to the n-th slot; that of a bad image stays as it is.
-        workers: Number of processes; none are made for less than `REST_FOR_PROCESSES_S` of work.
+        workers: Number of processes; none are made for less than `REST_FOR_PROCESSES_S` of computing.
 
     Raises:
         TryAgain: If a process was killed, as happens when memory runs out.
     """
-    started, numbered = time.monotonic(), enumerate(images)
+    started_s, numbered = time.process_time(), enumerate(images)
     for index, raw in numbered:
         yield _store(index, [raw], options, slots)[0]
-        taken = time.monotonic() - started
-        rest = taken / (index + 1) * (total - index - 1)
-        if workers > 1 and taken >= ALONE_S and rest >= REST_FOR_PROCESSES_S:
+        taken_s = time.process_time() - started_s
+        rest_s = taken_s / (index + 1) * (total - index - 1)
+        if workers > 1 and taken_s >= ALONE_S and rest_s >= REST_FOR_PROCESSES_S:
             break
     else:
         return
