@@ -13,21 +13,20 @@ shows the cache hit.
 from __future__ import annotations
 
 import argparse
-import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 from PIL import Image
 
-from graftgan.context import StopSignal
-from graftgan.engine import Job, default_paths
+from graftgan.contract import canonical_json
 from graftgan.params import load
-from graftgan.runner import run_stage
-from graftgan.stages.specs import stage
 
 QUALITY = 90
 FEW = 1000
@@ -69,16 +68,21 @@ def decode_in_parts(files: list[Path], workers: int) -> float:
 
 
 def prepare(work: Path, images: Path, side_px: int, workers: int) -> tuple[Seconds, Seconds]:
-    """Return how long `prepare` takes, and a second time with nothing changed."""
+    """Return how long `graftgan prepare` takes, and a second time with nothing changed."""
     wanted = {
         "data.path": images, "data.resolution": side_px, "data.train_images": "null",
         "data.split": "{validation: 0.1, test: 0.2}", "track.mode": "off", "runtime.workers": workers,
     }  # fmt: skip
     params = load(None, [f"{key}={value}" for key, value in wanted.items()])
-    job = Job(stage("prepare"), params, *default_paths(stage("prepare"), work / f"out-{images.name}"))
-    ran: list[bool] = []
-    first, again = (timed(lambda: ran.append(run_stage(job, StopSignal())[1])) for _ in range(2))
-    assert ran == [True, False]
+    (work / "params.yaml").write_text(canonical_json(params.model_dump(mode="json")))
+    command = [sys.executable, "-m", "graftgan", "prepare", "--params", str(work / "params.yaml")]
+    command += ["--out", str(work / f"out-{images.name}")]
+    told: list[str] = []
+    first, again = (
+        timed(lambda: told.append(subprocess.run(command, check=True, stderr=PIPE, text=True).stderr))
+        for _ in range(2)
+    )
+    assert "prepare: done" in told[0] and "prepare: up to date" in told[1]
     return first, again
 
 
@@ -94,7 +98,6 @@ def main() -> None:
     parser.add_argument("--side-px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    logging.getLogger("graftgan").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         os.environ |= {"GRAFTGAN_HOME": str(work / "home"), "GRAFTGAN_CACHE": str(work / "cache")}
