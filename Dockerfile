@@ -1,5 +1,6 @@
 # One image for every stage. TORCH=cuda takes the wheel of the default registry, which also runs without a GPU;
 # TORCH=cpu takes the smaller one and needs PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to name where CPU wheels are.
+# Give BASE_IMAGE with @sha256:... for builds that can be repeated.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

@@ -38,6 +38,28 @@ def test_digests_are_those_of_the_contract_for_a_file(folder: Path, tmp_path: Pa
     assert cache.digest(folder / "a.png") == digest_path(folder / "a.png")
 
 
+def test_digests_are_those_of_the_contract_for_a_folder(tmp_path: Path) -> None:
+    for name in ("a/x", "a.png", "a-b", "a/b/c", "B", "ä"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_text(name)
+    assert DigestCache(tmp_path / "cache").digest(tmp_path / "set") == digest_path(tmp_path / "set")
+
+
+def test_a_large_output_is_read_once_and_a_small_one_always(
+    folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    whole = digest_path(folder)
+    assert cache.digest_output(folder) == whole and not (tmp_path / "cache").exists() and reads == []
+    monkeypatch.setattr(digests, "REMEMBER_FROM_BYTES", 5)
+    assert cache.digest_output(folder) == cache.digest_output(folder) == whole
+    assert sorted(reads) == ["a.png", "b.png", "c.png"]
+    (folder / "b.png").write_text("longer")
+    assert cache.digest_output(folder) == digest_path(folder) != whole and len(reads) == 4
+    with pytest.raises(MissingInput):
+        cache.digest_output(tmp_path / "absent")
+
+
 def test_an_unchanged_set_is_not_read_again(folder: Path, tmp_path: Path, reads: list[str]) -> None:
     first = DigestCache(tmp_path / "cache").digest(folder)
     assert sorted(reads) == ["a.png", "b.png", "c.png"]

@@ -19,7 +19,8 @@ def params(tmp_path: Path) -> Params:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_text("a")
     (tmp_path / "catalogue.yaml").write_text("[]")
-    return load(None, [f"data.path={tmp_path / 'images'}", f"rank.catalogue={tmp_path / 'catalogue.yaml'}"])
+    paths = [f"data.path={tmp_path / 'images'}", f"rank.catalogue={tmp_path / 'catalogue.yaml'}"]
+    return load(None, [*paths, "rank.choose=scratch", "data.expectations.min_images=1", "track.mode=off"])
 
 
 def job_of(name: str, params: Params, tmp_path: Path) -> Job:

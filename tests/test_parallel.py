@@ -131,6 +131,24 @@ def test_no_processes_are_made_for_one_piece(tmp_path: Path) -> None:
         run_all(fail_or_wait, [DataError("x")], ctx, 1, 2)
 
 
+def test_a_process_takes_piece_after_piece(tmp_path: Path) -> None:
+    ctx, _ = recorded(tmp_path)
+    pids = run_all(own_pid, list(range(7)), ctx, 1, 2)
+    assert len(pids) == 7 and 1 <= len(set(pids)) <= 2 and os.getpid() not in pids
+    assert not any(_alive(pid) for pid in pids)
+
+
+def test_a_later_piece_that_fails_ends_all(tmp_path: Path) -> None:
+    ctx, _ = recorded(tmp_path)
+    pieces = ["ok", "ok", "ok", DataError("the fourth"), "wait"]
+    with pytest.raises(DataError, match="the fourth"):
+        run_all(fail_or_wait, pieces, ctx, 1, 2)
+
+
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def own_pid(piece: int, ctx: Context) -> int:
     return os.getpid()
 

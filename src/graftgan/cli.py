@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,21 +60,9 @@ def cli(verbose: bool) -> None:
     A run goes through six stages: prepare, rank, finetune, evaluate, report, register.
     `graftgan run` does all of them with the parameters of params.yaml.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(Plain())
-    logger = logging.getLogger("graftgan")
-    logger.handlers = [handler]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False
+    from graftgan.console import say_plainly
 
-
-class Plain(logging.Formatter):
-    """Messages as they are, warnings and errors with their level in front."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
-        text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+    say_plainly(verbose)
 
 
 def add_stage(spec: StageSpec) -> None:

@@ -180,7 +180,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingInput(f"{path} does not exist", "run the stage that makes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MissingInput(

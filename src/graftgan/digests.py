@@ -7,8 +7,11 @@ import json
 import os
 from pathlib import Path
 
-from graftgan.contract import digest_file, digest_text, write_json
+from graftgan.contract import digest_file, digest_path, digest_text, size_bytes, write_json
 from graftgan.errors import MissingInput, TryAgain
+
+# Below this, reading again is as fast as looking up.
+REMEMBER_FROM_BYTES = 32 << 20
 
 
 class DigestCache:
@@ -16,10 +19,11 @@ class DigestCache:
 
     Args:
         folder: Where the JSON files lie; it may be deleted at any time.
+        writes: Whether new digests are remembered, or only those used that were.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self._folder, self._writes = folder, writes
 
     def digest(self, path: Path) -> str:
         """Return one digest of a file, or of a folder's relative names and contents.
@@ -36,15 +40,23 @@ class DigestCache:
         known = self._load(store)
         fresh: dict[str, list[object]] = {}
         lines = []
-        for file in [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.is_file()):
-            name = "" if file == root else _text(file.relative_to(root))
+        for name, file in [("", root)] if root.is_file() else _files(root):
             entry = fresh[name] = self._entry(file, known.get(name, []))
             lines.append(f"{name}\0{entry[2]}")
-        if fresh != known:
+        if fresh != known and self._writes:
             # It only saves time: a full or read-only disk does no harm.
             with contextlib.suppress(OSError, TryAgain):
                 write_json(store, fresh)
         return str(fresh[""][2]) if root.is_file() else digest_text("\n".join(lines))
+
+    def digest_output(self, path: Path) -> str:
+        """Return `contract.digest_path` of what a stage wrote; a large output is read only when it changed.
+
+        Raises:
+            MissingInput: As `digest`.
+        """
+        large = path.exists() and size_bytes(path) >= REMEMBER_FROM_BYTES
+        return self.digest(path) if large else digest_path(path)
 
     @staticmethod
     def _entry(file: Path, known: list[object]) -> list[object]:
@@ -65,6 +77,10 @@ class DigestCache:
         if not isinstance(raw, dict):
             return {}
         return {name: entry for name, entry in raw.items() if isinstance(entry, list) and len(entry) == 3}
+
+
+def _files(root: Path) -> list[tuple[str, Path]]:
+    return sorted((_text(file.relative_to(root)), file) for file in root.rglob("*") if file.is_file())
 
 
 def _text(path: Path) -> str:

@@ -24,7 +24,6 @@ from graftgan.contract import (
     Result,
     atomic_path,
     canonical_json,
-    digest_path,
     digest_text,
     size_bytes,
     sweep,
@@ -64,12 +63,19 @@ class Job:
         params: All parameters.
         inputs: Path of each input.
         outputs: Path of each output, and of `result`.
+        read_only: Whether nothing may be written, digests that are remembered to save time included.
     """
 
     spec: StageSpec
     params: Params | LifelongParams
     inputs: Mapping[str, Path]
     outputs: Mapping[str, Path]
+    read_only: bool = False
+
+    @property
+    def digests(self) -> DigestCache:
+        """What remembers the digests of files."""
+        return DigestCache(cache_home(), writes=not self.read_only)
 
     def external(self) -> dict[str, Path]:
         """Return the paths that the parameters name, those of networks in files among them.
@@ -96,7 +102,7 @@ class Job:
                     f"input {name} of {self.spec.name}: {path} does not exist",
                     f"run `graftgan {self.spec.writer(name)}`",
                 )
-            digests[name] = digest_path(path)
+            digests[name] = self.digests.digest_output(path)
         return digests | self.external_digests()
 
     def external_digests(self) -> dict[str, str]:
@@ -106,7 +112,7 @@ class Job:
             MissingInput: If it does not exist.
         """
         digests = {}
-        cache = DigestCache(cache_home())
+        cache = self.digests
         for key, path in self.external().items():
             if not path.exists():
                 raise MissingInput(f"{key}: {path} does not exist", f"correct {key} in the parameters")
@@ -136,9 +142,8 @@ class Job:
         same = (earlier.config, earlier.code, earlier.inputs) == (plan.config, plan.code, plan.inputs)
         if not same or not all(p.exists() for p in self.outputs.values()):
             return None
-        whole = all(
-            digest_path(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items()
-        )
+        digest = self.digests.digest_output
+        whole = all(digest(self.outputs[name]) == entry.digest for name, entry in earlier.outputs.items())
         return earlier if whole else None
 
 
@@ -215,8 +220,9 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         item = (job.spec.item,) if job.spec.item else ()
         outcome = function(job.inputs, job.params, temporary, context, *item)
         _check_written(job.spec, temporary)
+    digest = job.digests.digest_output
     entries = {
-        p.name: Entry(digest_path(job.outputs[p.name]), size_bytes(job.outputs[p.name]))
+        p.name: Entry(digest(job.outputs[p.name]), size_bytes(job.outputs[p.name]))
         for p in job.spec.outputs
         if not p.volatile
     }

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,8 +107,9 @@ def run_all(
 ) -> list[Answer]:
     """Call `function(piece, ctx)` for every piece.
 
-    With `at_once` 1 everything happens in this process; the answers are the same. `function` must be
-    importable by name, pieces and answers picklable. A signal is passed on to the children, which save
+    With `at_once` 1 everything happens in this process; the answers are the same. Else a process takes one
+    piece after another, since starting one costs seconds of imports. `function` must be importable by name,
+    pieces and answers picklable. A signal is passed on to the children, which save
     their state.
 
     Raises:
@@ -126,6 +128,14 @@ def _set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and the line on which it is given pieces; it ends when the line is closed."""
+
+    process: BaseProcess
+    line: Connection
+
+
 class _Pool:
     def __init__(
         self,
@@ -139,11 +149,11 @@ class _Pool:
         self.ctx, self.at_once = ctx, at_once
         self.messages: Any = spawn.Queue()
         around = Surroundings(ctx.state, ctx.cache, ctx.resume, threads)
-        self.waiting: list[tuple[int, BaseProcess]] = [
-            (i, spawn.Process(target=_child, args=(i, function, piece, around, self.messages)))
-            for i, piece in enumerate(pieces)
-        ]
-        self.running: dict[int, BaseProcess] = {}
+        self.make: Callable[[Connection], BaseProcess] = lambda line: spawn.Process(
+            target=_child, args=(function, line, around, self.messages)
+        )
+        self.waiting = list(enumerate(pieces))
+        self.running: dict[int, _Worker] = {}
         self.answers: dict[int, Any] = {}
         self.tasks: dict[tuple[int, int], Task] = {}
 
@@ -151,20 +161,30 @@ class _Pool:
         try:
             while self.waiting or self.running:
                 while self.waiting and len(self.running) < self.at_once:
-                    self._start(*self.waiting.pop(0))
+                    self._start()
                 self._receive()
         except BaseException:
             self._stop()
             raise
         return [self.answers[index] for index in sorted(self.answers)]
 
-    def _start(self, index: int, process: BaseProcess) -> None:
-        # A signal between the two lines would leave a child that nobody stops.
+    def _start(self) -> None:
+        there, here = multiprocessing.Pipe(duplex=False)
+        worker = _Worker(self.make(there), here)
+        # A signal between the two would leave a child that nobody stops.
         with self.ctx.stop.deferred() as stop:
-            process.start()
-            self.running[index] = process
+            worker.process.start()
+            there.close()
+            self._give(worker)
         if stop.requested:
             raise Interrupted("stopped by a signal", "run the same command to go on")
+
+    def _give(self, worker: _Worker) -> None:
+        index, piece = self.waiting.pop(0)
+        self.running[index] = worker
+        # Who died cannot read; that is noticed in `_check_alive`.
+        with contextlib.suppress(BrokenPipeError):
+            worker.line.send((index, piece))
 
     def _receive(self) -> None:
         try:
@@ -175,10 +195,11 @@ class _Pool:
         getattr(self, f"_on_{message[0]}")(*message[1:])
 
     def _check_alive(self) -> None:
-        for index, process in self.running.items():
-            if not process.is_alive() and self.messages.empty():
+        for index, worker in self.running.items():
+            if not worker.process.is_alive() and self.messages.empty():
+                code = worker.process.exitcode
                 raise GraftganError(
-                    f"worker {index} died with exit code {process.exitcode}", "there may be too little memory"
+                    f"worker {index} died with exit code {code}", "there may be too little memory"
                 )
 
     def _on_task(self, key: tuple[int, int], name: str, total: int, done: int) -> None:
@@ -198,23 +219,32 @@ class _Pool:
 
     def _on_done(self, index: int, answer: Any) -> None:
         self.answers[index] = answer
-        self.running.pop(index).join()
+        worker = self.running.pop(index)
+        if self.waiting:
+            self._give(worker)
+        else:
+            worker.line.close()
+            worker.process.join()
 
     def _on_failed(self, index: int, error: GraftganError) -> None:
-        self.running.pop(index).join()
+        worker = self.running.pop(index)
+        worker.line.close()
+        worker.process.join()
         raise error
 
     def _stop(self) -> None:
-        for process in self.running.values():
-            process.terminate()
+        for worker in self.running.values():
+            worker.line.close()
+            worker.process.terminate()
+        processes = [worker.process for worker in self.running.values()]
         deadline = time.monotonic() + SAVE_WITHIN_S
-        while time.monotonic() < deadline and any(p.is_alive() for p in self.running.values()):
+        while time.monotonic() < deadline and any(process.is_alive() for process in processes):
             # A child cannot end before all it said was read.
             with contextlib.suppress(queue.Empty):
                 message = self.messages.get(timeout=POLL_S)
                 if message[0] == "log":
                     self._on_log(*message[1:])
-        for process in self.running.values():
+        for process in processes:
             process.kill()
             process.join()
 
@@ -236,27 +266,42 @@ def _die_with_parent() -> None:
 
 
 def _child(
-    index: int, function: Callable[[Any, Context], Any], piece: Any, around: Surroundings, messages: Any
+    function: Callable[[Any, Context], Any], line: Connection, around: Surroundings, messages: Any
 ) -> None:
     _die_with_parent()
     stop = StopSignal()
     stop.install()
+    # The line is closed when there is no more to do; a signal in between is the parent's to report.
+    with contextlib.suppress(EOFError, Interrupted, KeyboardInterrupt):
+        _prepare_child(around, messages)
+        while True:
+            index, piece = line.recv()
+            messages.put(_answer(index, function, piece, _child_context(index, around, messages, stop)))
+
+
+def _prepare_child(around: Surroundings, messages: Any) -> None:
     _set_threads(around.threads)
     log = logging.getLogger("graftgan")
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(RelayHandler(messages))
-    ctx = Context(
-        around.state, around.cache, log, RelayProgress(messages, index), RelayTracker(messages), stop=stop
-    )
+
+
+def _child_context(index: int, around: Surroundings, messages: Any, stop: StopSignal) -> Context:
+    log, progress = logging.getLogger("graftgan"), RelayProgress(messages, index)
+    ctx = Context(around.state, around.cache, log, progress, RelayTracker(messages), stop=stop)
+    return replace(ctx, resume=around.resume)
+
+
+def _answer(
+    index: int, function: Callable[[Any, Context], Any], piece: Any, ctx: Context
+) -> tuple[str, int, Any]:
     try:
-        answer = function(piece, replace(ctx, resume=around.resume))
+        return "done", index, function(piece, ctx)
     except GraftganError as error:
-        messages.put(("failed", index, error))
+        return "failed", index, error
     except KeyboardInterrupt:
-        messages.put(("failed", index, Interrupted("stopped by SIGINT")))
+        return "failed", index, Interrupted("stopped by SIGINT")
     except Exception as error:
         text = "".join(traceback.format_exception(error))
-        messages.put(("failed", index, GraftganError(f"unexpected {type(error).__name__}: {error}\n{text}")))
-    else:
-        messages.put(("done", index, answer))
+        return "failed", index, GraftganError(f"unexpected {type(error).__name__}: {error}\n{text}")

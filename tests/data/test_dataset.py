@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,24 @@ def test_pixel_writer_leaves_a_valid_file_of_any_length(tmp_path: Path, count: i
 def test_pixel_writer_refuses_another_shape(tmp_path: Path) -> None:
     with PixelWriter(tmp_path / "x.npy", 4, 3) as writer, pytest.raises(AssertionError):
         writer.append(np.zeros((4, 4, 1), dtype=np.uint8))
+
+
+@given(st.integers(0, 12).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, max(n - 1, 0))))))
+def test_slots_filled_in_any_order_close_up(drawn: tuple[int, set[int]]) -> None:
+    total, kept = drawn[0], sorted(drawn[1] if drawn[0] else ())
+    with TemporaryDirectory() as folder:
+        with PixelWriter(Path(folder) / "x.npy", 2, 3) as writer:
+            for index in reversed(kept):
+                with writer.slots.open() as file:
+                    writer.slots.write(file, index, np.full((2, 2, 3), index, dtype=np.uint8))
+            writer.keep(kept)
+        array = np.load(Path(folder) / "x.npy")
+        assert array.shape == (len(kept), 2, 2, 3) and len(kept) <= total
+        assert array[:, 1, 1, 2].tolist() == kept
+        with PixelWriter(Path(folder) / "y.npy", 2, 3) as writer:
+            for image in array:
+                writer.append(image)
+        assert (Path(folder) / "x.npy").read_bytes() == (Path(folder) / "y.npy").read_bytes()
 
 
 @pytest.mark.parametrize("file", [IMAGES_FILE, MANIFEST_FILE, "dataset.json"])

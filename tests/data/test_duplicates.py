@@ -131,7 +131,7 @@ def chain(length: int) -> tuple[list[str], np.ndarray]:
 def test_short_chains_stay_whole() -> None:
     phash, pixels = chain(GIANT_MIN_IMAGES)
     found = find_duplicates([str(i) for i in range(len(phash))], phash, pixels, 2)
-    assert set(found.near_group.tolist()) == {0} and found.broken_up == ()
+    assert set(found.near_group.tolist()) == {0} and found.broken_up == () and found.links.shape == (0, 2)
 
 
 def test_giant_chains_are_cut_around_leaders() -> None:
@@ -140,6 +140,7 @@ def test_giant_chains_are_cut_around_leaders() -> None:
     assert found.broken_up == (30,)
     # Steps of 6 levels and a limit of 8: each leader reaches only its next neighbour.
     assert found.near_group.tolist() == [i - i % 2 for i in range(30)]
+    assert found.links.tolist() == [[i, i + 1] for i in range(1, 29, 2)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=60), st.integers(1, 30))

@@ -9,8 +9,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from graftgan.config import Split
-from graftgan.data.duplicates import Duplicates, UnionFind
-from graftgan.data.splitting import MIN_IMAGES, Assignment, assign, clusters, place
+from graftgan.data.duplicates import Duplicates, UnionFind, cluster
+from graftgan.data.splitting import MIN_IMAGES, Assignment, assign, clusters, place, straddling
 from graftgan.errors import DataError
 
 SHARES = Split(validation=0.1, test=0.2)
@@ -85,6 +85,61 @@ def test_nothing_alike_straddles_a_split(images: Set, seed: int, test: float, va
         assert (found.count(name) == 0) == (name in found.missing)
         assert found.count(name) == 0 or found.count(name) >= least
     assert found.count("train") > 0
+
+
+def sides(found: Assignment, links: list[list[int]]) -> list[set[str]]:
+    return [{found.split[a], found.split[b]} - {"unused"} for a, b in links]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(30, 150), width=st.integers(1, 5), seed=st.integers(0, 99), limit=st.integers(1, 30),
+    test=st.floats(0.1, 0.5), validation=st.floats(0.05, 0.4),
+)  # fmt: skip
+def test_no_near_duplicates_straddle_even_where_a_chain_was_cut(
+    n: int, width: int, seed: int, limit: int, test: float, validation: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = [(a, b) for a in range(n) for b in range(a + 1, min(a + width + 1, n)) if rng.random() < 0.7]
+    array = np.array(pairs, dtype=np.intp).reshape(-1, 2)
+    near, broken_up = cluster(n, array, limit)
+    links = array[near[array[:, 0]] != near[array[:, 1]]]
+    duplicates = Duplicates(np.full(n, -1, dtype=np.int32), near, broken_up, links)
+    shares = Split(validation=validation, test=test)
+    try:
+        found = assign(shas(n), [""] * n, duplicates, shares, seed)
+    except DataError:
+        # A few clusters may all fall to the held-out splits.
+        reject()
+    assert all(len(names) <= 1 for names in sides(found, array.tolist()))
+    unused = [row for row, name in enumerate(found.split) if name == "unused"]
+    assert bool(unused) == any("near duplicates in another split" in text for text in found.warnings)
+    for name, least in MIN_IMAGES.items():
+        assert (found.count(name) == 0) == (name in found.missing)
+        assert found.count(name) == 0 or found.count(name) >= least
+
+
+def test_held_out_images_give_way() -> None:
+    split = ["train", "test", "validation", "test", "validation", "test", "test"]
+    assert straddling(split, [[0, 1], [2, 0]]) == {1, 2}
+    # A test image stays before a validation image, unless it has to go itself.
+    assert straddling(split, [[3, 4]]) == straddling(split, [[4, 3]]) == {4}
+    assert straddling(split, [[3, 4], [3, 0]]) == {3}
+    assert straddling(split, [[5, 6]]) == straddling(split, []) == set()
+
+
+def test_a_split_that_shrinks_too_much_is_missing() -> None:
+    n = 60
+    whole = assign(shas(n), [""] * n, distinct(n), SHARES, 7)
+    held_out = [row for row, name in enumerate(whole.split) if name == "test"]
+    others = [row for row, name in enumerate(whole.split) if name == "train"]
+    links = [[row, others[k]] for k, row in enumerate(held_out)]
+    cut = Duplicates(
+        np.full(n, -1, dtype=np.int32), np.arange(n, dtype=np.int32), (n,), np.array(links, dtype=np.intp)
+    )
+    found = assign(shas(n), [""] * n, cut, SHARES, 7)
+    assert len(held_out) >= MIN_IMAGES["test"] and found.count("test") == 0
+    assert found.missing["test"].startswith("0 of ") and found.count("unused") == len(held_out)
 
 
 @settings(max_examples=50, deadline=None)

@@ -167,7 +167,8 @@ def test_an_unchanged_set_is_not_prepared_again(lab: Lab, no_library: None) -> N
 def test_zip_and_folder_and_any_number_of_workers_give_equal_bytes(
     lab: Lab, no_library: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "MIN_IMAGES_FOR_PROCESSES", 10)
+    monkeypatch.setattr(packing, "ALONE_S", 0.0)
+    monkeypatch.setattr(packing, "REST_FOR_PROCESSES_S", 0.0)
     source = make_set(lab.root / "set")
     digests = []
     for workers in (1, 2):
@@ -361,7 +362,7 @@ def test_full_disk_can_be_tried_again(lab: Lab, no_library: None, monkeypatch: p
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("graftgan.data.dataset.PixelWriter.append", full)
+    monkeypatch.setattr("graftgan.data.dataset.PixelSlots.write", full)
     lab.fails(TryAgain, source)
     monkeypatch.undo()
 

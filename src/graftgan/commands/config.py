@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -33,6 +32,8 @@ def config_show(params: Path, assignments: tuple[str, ...], as_json: bool) -> No
 @config_group.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of params.yaml, for editors."""
+    import json
+
     from graftgan.config import Params
 
     click.echo(json.dumps(Params.model_json_schema(), indent=2))

@@ -27,6 +27,7 @@ SUFFIXES = frozenset(
     )
 )
 SNIFF_BYTES = 16
+ORIENTATION = 0x0112
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 FILTERS = {
     "box": Image.Resampling.BOX,
@@ -191,7 +192,8 @@ def _convert(image: Image.Image, options: DecodeOptions) -> Decoded:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        # Most images have no orientation, and the library would copy those.
+        return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
     # Damaged metadata of a whole picture, such as an EXIF block without a TIFF header.
     except (SyntaxError, ValueError, KeyError, TypeError, struct.error):
         return image
@@ -218,7 +220,8 @@ def _to_channels(image: Image.Image, options: DecodeOptions) -> Image.Image:
     if image.has_transparency_data:
         behind = Image.new("RGBA", image.size, (*_rgb(options.background), 255))
         image = Image.alpha_composite(behind, image.convert("RGBA"))
-    return image.convert("L" if options.channels == 1 else "RGB")
+    mode = "L" if options.channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _to_square(image: Image.Image, options: DecodeOptions) -> Image.Image:
@@ -229,6 +232,8 @@ def _to_square(image: Image.Image, options: DecodeOptions) -> Image.Image:
     short = min(width, height)
     left, top = (width - short) // 2, (height - short) // 2
     cut = (left, top, left + short, top + short) if options.fit == "crop" else (0, 0, width, height)
+    if image.size == (side, side):
+        return image
     if cut[2] - cut[0] == side and cut[3] - cut[1] == side:
         return image.crop(cut)
     factor, rest = divmod(cut[2] - cut[0], side)

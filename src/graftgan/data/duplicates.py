@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +53,13 @@ class Duplicates:
         duplicate_of: First row with the same pixels, or -1 for the first itself, int32 [n].
         near_group: First row of the cluster of near duplicates; a row without any is its own, int32 [n].
         broken_up: Size of each chain of look-alikes that was too long and was cut around its leaders.
+        links: Near duplicates that a cut put into different clusters, pairs of rows, int [m, 2].
     """
 
     duplicate_of: npt.NDArray[np.int32]
     near_group: npt.NDArray[np.int32]
     broken_up: tuple[int, ...] = ()
+    links: Pairs = field(default_factory=lambda: np.empty((0, 2), dtype=np.intp))
 
     @property
     def exact(self) -> int:
@@ -79,7 +81,8 @@ def find_duplicates(
     Two images are near duplicates if their perceptual hashes differ in at most `bits` bits and their pixels,
     averaged to at most 32 x 32, by at most `NEAR_RMS` levels (root mean square). Clusters are chains of such
     pairs. A chain of more than `GIANT_SHARE` of all images would make the split one-sided: it is cut into
-    clusters whose members are all near duplicates of the cluster's first image.
+    clusters whose members are all near duplicates of the cluster's first image. The pairs that a cut parts
+    are kept as `links`, so that the split can leave out what would straddle it.
 
     Args:
         sha256: Hash of the pixels of each image.
@@ -98,7 +101,8 @@ def find_duplicates(
     limit = max(GIANT_MIN_IMAGES, int(GIANT_SHARE * len(distinct)))
     near_group, broken_up = cluster(len(sha256), pairs, limit)
     near_group = np.where(duplicate_of >= 0, near_group[duplicate_of], near_group)
-    return Duplicates(duplicate_of, near_group.astype(np.int32), broken_up)
+    links = pairs[near_group[pairs[:, 0]] != near_group[pairs[:, 1]]]
+    return Duplicates(duplicate_of, near_group.astype(np.int32), broken_up, links)
 
 
 def unpack_hashes(hashes: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Decodes many images on several processes and packs them in order; the bytes do not depend on how many."""
+"""Decodes many images, on several processes where that pays; the bytes do not depend on how many."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,15 +20,22 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from graftgan.data.dataset import PixelSlots
 from graftgan.data.decoding import BadImageError, DecodeOptions, decode
 from graftgan.data.sources import RawImage
 from graftgan.errors import TryAgain
 
-MIN_IMAGES_FOR_PROCESSES = 500
+# A process costs its imports, more than half a second: this one works alone until it knows the pace.
+ALONE_S = 0.5
+REST_FOR_PROCESSES_S = 2.0
 CHUNK_IMAGES = 32
 CHUNK_BYTES = 32 << 20
 CHUNKS_IN_FLIGHT = 3
 PHASH_SIZE = 8
+# The hash keeps the lowest 8 x 8 frequencies, which means over blocks down to this size hardly touch.
+PHASH_LEAST_PX = 64
+
+_Work = tuple[int, list[RawImage], DecodeOptions, PixelSlots]
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,16 @@ class Packed:
 
 
 def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> str:
-    """Return the 64-bit DCT hash of the `imagehash` library as hex; all zeros for an image of one colour."""
+    """Return the 64-bit DCT hash of the `imagehash` library as hex; all zeros for an image of one colour.
+
+    Images of 128 pixels and more are first averaged over blocks, to 64 pixels or up to twice as many.
+    """
     if is_blank(pixels):
         # All coefficients are rounding noise there.
         return "0" * (PHASH_SIZE**2 // 4)
     grey = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    return str(imagehash.phash(grey, hash_size=PHASH_SIZE))
+    factor = grey.width // PHASH_LEAST_PX
+    return str(imagehash.phash(grey.reduce(factor) if factor > 1 else grey, hash_size=PHASH_SIZE))
 
 
 def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:
@@ -96,34 +108,41 @@ def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
         width=image.width,
         height=image.height,
         mode=image.mode,
-        sha256=hashlib.sha256(image.pixels.tobytes()).hexdigest(),
+        sha256=hashlib.sha256(image.pixels.data).hexdigest(),
         phash=perceptual_hash(image.pixels),
         blank=is_blank(image.pixels),
     )
 
 
 def pack_all(
-    images: Iterable[RawImage], total: int, options: DecodeOptions, workers: int = 1
+    images: Iterable[RawImage], total: int, options: DecodeOptions, slots: PixelSlots, workers: int = 1
 ) -> Generator[Packed, None, None]:
-    """Decode images and yield them in the order given.
+    """Decode images, write their pixels where they belong, and yield the facts in the order given.
 
     Args:
         images: The images; read only as fast as they are decoded.
-        total: How many there are; below `MIN_IMAGES_FOR_PROCESSES` one process does it.
+        total: How many there are.
         options: How to decode.
-        workers: Number of processes.
+        slots: The n-th image's pixels go to the n-th slot; that of a bad image stays as it is.
+        workers: Number of processes; none are made for less than `REST_FOR_PROCESSES_S` of computing.
 
     Raises:
         TryAgain: If a process was killed, as happens when memory runs out.
     """
-    if workers == 1 or total < MIN_IMAGES_FOR_PROCESSES:
-        for raw in images:
-            yield pack_one(raw, options)
+    started_s, numbered = time.process_time(), enumerate(images)
+    for index, raw in numbered:
+        yield _store(index, [raw], options, slots)[0]
+        taken_s = time.process_time() - started_s
+        rest_s = taken_s / (index + 1) * (total - index - 1)
+        if workers > 1 and taken_s >= ALONE_S and rest_s >= REST_FOR_PROCESSES_S:
+            break
+    else:
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
-        yield from _in_order(pool, _chunks(images), options, workers * CHUNKS_IN_FLIGHT)
+        work = ((index, chunk, options, slots) for index, chunk in _chunks(numbered))
+        yield from _in_order(pool, work, workers * CHUNKS_IN_FLIGHT)
     except BrokenProcessPool:
         raise TryAgain(
             "a decoding process was killed or did not start, perhaps for want of memory",
@@ -133,33 +152,41 @@ def pack_all(
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, chunks: Iterator[list[RawImage]], options: DecodeOptions, in_flight: int
-) -> Iterator[Packed]:
+def _in_order(pool: ProcessPoolExecutor, work: Iterator[_Work], in_flight: int) -> Iterator[Packed]:
     waiting: deque[Future[list[Packed]]] = deque()
-    for chunk in chunks:
-        waiting.append(pool.submit(_pack_chunk, chunk, options))
+    for arguments in work:
+        waiting.append(pool.submit(_store, *arguments))
         if len(waiting) >= in_flight:
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
 
 
-def _chunks(images: Iterable[RawImage]) -> Iterator[list[RawImage]]:
+def _chunks(numbered: Iterable[tuple[int, RawImage]]) -> Iterator[tuple[int, list[RawImage]]]:
+    """Join neighbours; with each chunk comes the number of its first image."""
     chunk: list[RawImage] = []
-    size = 0
-    for raw in images:
+    first = size = 0
+    for index, raw in numbered:
+        first = first if chunk else index
         chunk.append(raw)
         size += len(raw.data)
         if len(chunk) >= CHUNK_IMAGES or size >= CHUNK_BYTES:
-            yield chunk
+            yield first, chunk
             chunk, size = [], 0
     if chunk:
-        yield chunk
+        yield first, chunk
 
 
-def _pack_chunk(chunk: list[RawImage], options: DecodeOptions) -> list[Packed]:
-    return [pack_one(raw, options) for raw in chunk]
+def _store(first: int, chunk: list[RawImage], options: DecodeOptions, slots: PixelSlots) -> list[Packed]:
+    """Pack neighbours; their pixels go to the file from here, since a pipe would cost as much again."""
+    facts = []
+    with slots.open() as file:
+        for index, raw in enumerate(chunk, first):
+            packed = pack_one(raw, options)
+            if packed.pixels is not None:
+                slots.write(file, index, packed.pixels)
+            facts.append(packed.without_pixels())
+    return facts
 
 
 def _start_worker() -> None:

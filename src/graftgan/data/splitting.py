@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,7 +82,8 @@ def assign(
     Every cluster of look-alikes has a place in [0, 1) by hash of its key and the seed. Below `shares.test`
     it is test, below `shares.test + shares.validation` validation, else train. So added images never move
     others, unless they join their cluster; the shares hold on average, not exactly. A split too small to be
-    useful is declared missing and its images train. Exact duplicates are kept once, the rest is unused.
+    useful is declared missing and its images train. Exact duplicates are kept once, the rest is unused. So
+    are held-out images of a cut chain that have a near duplicate in another split: none ever straddle.
 
     Args:
         sha256: Hash of the pixels of each image.
@@ -99,8 +100,15 @@ def assign(
     together = clusters(groups, duplicates)
     split, oversize = _by_place(sha256, groups, together, kept, shares, seed)
     missing = _drop_small(split, kept, shares)
+    if left_out := straddling(split, duplicates.links.tolist()):
+        kept = [keep and row not in left_out for row, keep in enumerate(kept)]
+        missing |= _drop_small(split, kept, shares, missing)
     split = [name if keep else "unused" for name, keep in zip(split, kept, strict=True)]
-    warnings = list(oversize) + [f"there is no {name} split: {reason}" for name, reason in missing.items()]
+    warnings = (
+        list(oversize)
+        + _left_out(left_out)
+        + [f"there is no {name} split: {reason}" for name, reason in missing.items()]
+    )
     if "train" not in split:
         raise DataError(
             "no image is left to train on",
@@ -138,9 +146,39 @@ def _by_place(
     return [names[root] for root in together.tolist()], warnings
 
 
-def _drop_small(split: list[str], kept: Sequence[bool], shares: Split) -> dict[str, str]:
+def straddling(split: Sequence[str], links: Sequence[Sequence[int]]) -> set[int]:
+    """Return the rows that must go so that no link joins two splits.
+
+    Images that train stay. A test image goes if it is linked to one of them, and a validation image if it is
+    linked to one of them or to a test image that stays.
+
+    Args:
+        split: Where each image is.
+        links: Pairs of rows that must not be in different splits.
+    """
+    gone: set[int] = set()
+    for leaving, staying in (("test", ("train",)), ("validation", ("train", "test"))):
+        for pair in links:
+            for row, other in (pair, pair[::-1]):
+                if split[row] == leaving and split[other] in staying and other not in gone:
+                    gone.add(row)
+    return gone
+
+
+def _left_out(rows: Collection[int]) -> list[str]:
+    if not rows:
+        return []
+    return [
+        f"{len(rows)} held-out images are unused, since they have near duplicates in another split; "
+        "lower data.near_duplicate_bits if they are meant to differ"
+    ]
+
+
+def _drop_small(
+    split: list[str], kept: Sequence[bool], shares: Split, gone: Collection[str] = ()
+) -> dict[str, str]:
     missing = {}
-    for name, least in MIN_IMAGES.items():
+    for name, least in ((name, least) for name, least in MIN_IMAGES.items() if name not in gone):
         count = sum(found == name and keep for found, keep in zip(split, kept, strict=True))
         share = getattr(shares, name)
         if count >= least:

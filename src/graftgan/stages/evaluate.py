@@ -136,7 +136,7 @@ def make_shots(
     params: Params,
     folder: Path,
 ) -> list[Shot]:
-    """Return everything that needs a feature pass."""
+    """Return everything that needs a feature pass, the most images first, so that processes end together."""
     mirrored = ["mirrored"] if reports["chosen"]["flip"] else []
     splits = ["train", *mirrored, *([reference] if reference != "train" else [])]
     settings, dataset = params.evaluate, inputs["dataset"]
@@ -151,7 +151,8 @@ def make_shots(
         weights = digest_file(model / WEIGHTS)
         key = digest_text(f"samples {weights} {settings.samples} {settings.seed} {settings.truncation_psi}")
         shots.append(Shot(name, params, dataset, model, key, folder))
-    return shots
+    images = {split: data.size("train" if split == "mirrored" else split) for split in splits}
+    return sorted(shots, key=lambda shot: -images.get(shot.name, settings.samples))
 
 
 def reference_images(data: ImageSet, split: str, params: Params) -> Images:

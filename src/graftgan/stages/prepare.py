@@ -79,15 +79,17 @@ def _pack(source: Source, data: Data, target: Path, workers: int, ctx: Context) 
     collected = _Collected([], [])
     task = ctx.progress.task("prepare", source.total)
     try:
-        stream = pack_all(source.images(), source.total, DecodeOptions.of(data), workers)
-        with closing(stream), PixelWriter(target, data.resolution, data.channels) as writer:
-            for packed in stream:
-                task.advance(1)
-                if packed.pixels is None:
-                    collected.bad.append({"name": packed.name, "reason": packed.bad})
-                else:
-                    writer.append(packed.pixels)
-                    collected.good.append(packed.without_pixels())
+        with PixelWriter(target, data.resolution, data.channels) as writer:
+            options, kept = DecodeOptions.of(data), []
+            with closing(pack_all(source.images(), source.total, options, writer.slots, workers)) as stream:
+                for index, packed in enumerate(stream):
+                    task.advance(1)
+                    if packed.bad:
+                        collected.bad.append({"name": packed.name, "reason": packed.bad})
+                    else:
+                        collected.good.append(packed)
+                        kept.append(index)
+            writer.keep(kept)
     finally:
         task.close()
     return collected
@@ -221,8 +223,8 @@ def _warnings(
         )
     if duplicates.broken_up:
         warnings.append(
-            f"{len(duplicates.broken_up)} chains of look-alikes were cut, the longest of "
-            f"{max(duplicates.broken_up)} images; lower data.near_duplicate_bits if they are meant to differ"
+            f"{len(duplicates.broken_up)} chains of near duplicates were cut, the longest of "
+            f"{max(duplicates.broken_up)} images; what would straddle the split is unused"
         )
     small = sum(min(image.width, image.height) < data.resolution for image in collected.good)
     if small:

@@ -20,6 +20,7 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Generator, build, parameter_count, sample
+from graftgan.metrics.features import Extractor
 from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
@@ -87,7 +88,8 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     if len(images) < 100:
         warnings.append(f"recall is counted on {len(images)} images: its steps are {1 / len(images):.3f}")
     save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), folder / "target.png")
-    save_uncovered(folder / "uncovered.png", choice["name"], candidates, images, target, ctx)
+    chosen_one = next(c for c in candidates if (c.source.name if c.source else SCRATCH) == choice["name"])
+    save_uncovered(folder / "uncovered.png", chosen_one, extractor, images, target, ctx)
     record = {
         "protocol": extractor.protocol, "samples": params.rank.samples, "neighbours": params.rank.neighbours,
         "n_target": len(images), "dataset": data.digest, "selector": params.rank.selector,
@@ -157,7 +159,7 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     target = cached(
         candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
     )
-    features = source_features(candidate, content, generator, ctx)
+    features = source_features(candidate, content, generator, extractor, ctx)
     k = rank.neighbours
     near = min(5, len(target) - 1)
     estimates = {
@@ -194,11 +196,12 @@ def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:
     return build(spec, params.rank.seed).generator_ema, digest_text(f"{spec.to_dict()} {params.rank.seed}")
 
 
-def source_features(candidate: Candidate, content: str, generator: Generator, ctx: Context) -> Features:
+def source_features(
+    candidate: Candidate, content: str, generator: Generator, extractor: Extractor, ctx: Context
+) -> Features:
     """Return the features of a candidate's samples; they serve every later target."""
     rank = candidate.params.rank
     name = candidate.source.name if candidate.source else SCRATCH
-    extractor = open_extractor(rank.extractor, candidate.params)
     key = samples_key(content, candidate.params)
     return cached(key, lambda: sample(generator, rank.samples, rank.seed), extractor, ctx, f"rank {name}")
 
@@ -215,12 +218,11 @@ def interval(estimate: Estimate) -> dict[str, float | None]:
 
 
 def save_uncovered(
-    path: Path, name: str, candidates: Sequence[Candidate], images: Images, target: Features, ctx: Context
+    path: Path, candidate: Candidate, extractor: Extractor, images: Images, target: Features, ctx: Context
 ) -> None:
     """Write a sheet of the target images that the chosen candidate's samples do not cover."""
-    candidate = next(c for c in candidates if (c.source.name if c.source else SCRATCH) == name)
     generator, content = generator_of(candidate, ctx)
-    features = source_features(candidate, content, generator, ctx)
+    features = source_features(candidate, content, generator, extractor, ctx)
     inside = covered(target, features, k=candidate.params.rank.neighbours)
     save_png(sheet(images[~inside][:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), path)
 

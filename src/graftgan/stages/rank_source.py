@@ -41,4 +41,5 @@ def compute(candidate: Candidate, ctx: Context) -> tuple[str, Features]:
     """Return what a candidate's generator is, as a digest, and the features of its samples."""
     generator, content = generator_of(candidate, ctx)
     generator.to(pick_device(candidate.params.runtime.device))
-    return content, source_features(candidate, content, generator, ctx)
+    extractor = open_extractor(candidate.params.rank.extractor, candidate.params)
+    return content, source_features(candidate, content, generator, extractor, ctx)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
-from graftgan.config import Params
+from graftgan.config import Data, Params
 from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, build
@@ -43,7 +43,7 @@ def scratch_spec(data: ImageSet, params: Params) -> StyleGAN2Spec:
     return StyleGAN2Spec(resolution=data.resolution, channels=data.channels, **widths)
 
 
-def can_fit(spec: GanSpec, data: ImageSet) -> bool:
+def can_fit(spec: GanSpec, data: ImageSet | Data) -> bool:
     """Tell whether networks of this spec can be trained on the data."""
     same = (spec.resolution, spec.channels) == (data.resolution, data.channels)
     return same or hasattr(family_module(spec.family), "refit")

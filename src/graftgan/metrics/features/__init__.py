@@ -10,12 +10,12 @@ from torch import nn
 from graftgan.errors import CheckpointError, ConfigError
 from graftgan.metrics.features.base import BatchedExtractor, Extractor, protocol_id
 from graftgan.metrics.features.efficientnet_lite import EfficientNetLite0
-from graftgan.metrics.features.external import external_extractor
+from graftgan.metrics.features.external import external_extractor, external_file
 from graftgan.metrics.features.inception import FidInception
 from graftgan.metrics.features.resize import BICUBIC_ANTIALIAS, TF1_BILINEAR
 from graftgan.metrics.features.weights import file_sha256, find_efflite0, find_inception, load_state
 
-__all__ = ["BatchedExtractor", "Extractor", "make_extractor", "protocol_id"]
+__all__ = ["BatchedExtractor", "Extractor", "make_extractor", "protocol_id", "require"]
 
 Net = TypeVar("Net", bound=nn.Module)
 _EFFLITE0_PX = {"efflite0": 224, "efflite0-128": 128}
@@ -59,7 +59,27 @@ def make_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
         )
     if name.startswith(("onnx:", "torchscript:")):
         return external_extractor(name, device)
-    raise ConfigError(
+    raise _unknown(name)
+
+
+def require(name: str, weights: Path | None = None) -> Path:
+    """Return the weight file that `make_extractor` would use, without loading it.
+
+    Raises:
+        ConfigError: unknown name, or weights that are not there.
+        CheckpointError: the weight file is not the one that the name promises.
+    """
+    if name in _EFFLITE0_PX:
+        return find_efflite0(weights)
+    if name == "inception":
+        return find_inception(weights)
+    if name.startswith(("onnx:", "torchscript:")):
+        return external_file(name)
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigError:
+    return ConfigError(
         f"unknown feature extractor {name!r}",
         "use efflite0, efflite0-128, inception, onnx:PATH or torchscript:PATH",
     )

@@ -68,6 +68,15 @@ def external_extractor(name: str, device: str = "cpu") -> BatchedExtractor:
         ) from error
 
 
+def external_file(name: str) -> Path:
+    """Return the file that a name of an extractor stands for.
+
+    Raises:
+        ConfigError: the file is missing, or a setting is unknown.
+    """
+    return _parse(name).path
+
+
 def _parse(name: str) -> _Request:
     kind, _, rest = name.partition(":")
     file, _, query = rest.partition("?")

@@ -1,0 +1,24 @@
+"""How messages look on a terminal."""
+
+from __future__ import annotations
+
+import logging
+
+
+class Plain(logging.Formatter):
+    """Messages as they are, warnings and errors with their level in front."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+
+def say_plainly(verbose: bool) -> None:
+    """Send the messages of this package, and of no other, to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Plain())
+    logger = logging.getLogger("graftgan")
+    logger.handlers = [handler]
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
