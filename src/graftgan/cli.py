@@ -108,6 +108,7 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
     from graftgan.engine import Job, default_paths
     from graftgan.params import load
     from graftgan.runner import finish_tracking, run_stage, summarise
+    from graftgan.workers import joined
 
     params = load(options.params, options.assignments)
     jobs = [Job(spec, params, *default_paths(spec, options.out)) for spec in specs]
@@ -120,9 +121,10 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
     stop = StopSignal()
     stop.install()
     try:
-        for job in jobs:
-            result, ran = run_stage(job, stop, options.force, options.resume)
-            summarise(job.spec, result, ran)
+        with joined(params.runtime.device):
+            for job in jobs:
+                result, ran = run_stage(job, stop, options.force, options.resume)
+                summarise(job.spec, result, ran)
     finally:
         finish_tracking()
 

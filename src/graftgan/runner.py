@@ -13,6 +13,7 @@ from graftgan.contract import Result
 from graftgan.engine import Job, cache_home, run_job
 from graftgan.progress import PlainProgress, Progress, RichProgress, describe
 from graftgan.stages.specs import StageSpec
+from graftgan.workers import count, number, run_together
 
 log = logging.getLogger("graftgan")
 LOGGED_KINDS = ("html", "artifact")
@@ -39,7 +40,7 @@ def display() -> Iterator[Progress]:
 
 
 def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "auto") -> tuple[Result, bool]:
-    """Run one stage, tracked and displayed, unless it is up to date.
+    """Run one stage, tracked and displayed, unless it is up to date; with several workers the first tracks.
 
     Args:
         job: What to run.
@@ -67,8 +68,11 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
             contexts.append(ctx)
             return ctx
 
-        result, ran = run_job(job, surroundings, force)
-        if ran:
+        if count() > 1:
+            result, ran = run_together(job, surroundings, force, stop, resume)
+        else:
+            result, ran = run_job(job, surroundings, force)
+        if ran and number() == 0:
             track_result(job, result, contexts[0])
     return result, ran
 
@@ -83,7 +87,9 @@ def track_result(job: Job, result: Result, ctx: Context) -> None:
 
 
 def summarise(spec: StageSpec, result: Result, ran: bool) -> None:
-    """Tell what a stage did."""
+    """Tell what a stage did, once for all workers."""
+    if number() > 0:
+        return
     word = "done" if ran else "up to date"
     say(f"{spec.name}: {word}  {describe(shown(result.metrics))}".rstrip())
     for warning in result.warnings:

@@ -1,0 +1,100 @@
+"""One worker of a few: `python -m distributed.pair CASE FOLDER`, started by `launch` with torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from training.nets import everything, make, pictures, tiny
+
+from graftgan.errors import GraftganError
+from graftgan.training.trainer import Trainer
+from graftgan.transfer.penalties import make_penalties
+from graftgan.workers import joined, number
+from graftgan.world import world
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def torchrun(count: int, *arguments: str) -> list[str]:
+    """Return the command that starts `count` workers on this machine."""
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    return [*agent, "--master-addr", "127.0.0.1", "--master-port", str(free_port()), *arguments]
+
+
+def alone(arguments: list[str], rank: int, count: int, port: int) -> subprocess.Popen[str]:
+    """Start one worker without an agent, so that its own exit code is seen."""
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_PORT": port,
+    }
+    env = environment() | {name: str(value) for name, value in own.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def train(steps: int, **changes: Any) -> Trainer:
+    """Train a tiny network for some steps; the same call in one process or in a worker."""
+    spec = tiny(**changes.pop("spec", {}))
+    labels = torch.arange(10).numpy() % spec.classes if spec.classes else None
+    trainer = make(spec, labels=labels, images=pictures(10, spec.channels), **changes)
+    trainer.add_penalties(make_penalties(trainer.settings))
+    trainer.seed_noise()
+    for _ in range(steps):
+        trainer.step()
+    return trainer
+
+
+def told(trainer: Trainer) -> dict[str, Any]:
+    """Return what the curves would show, and ADA's p."""
+    return {**trainer.meter.take(), "p": trainer.augment.p}
+
+
+def run_case(steps: int, changes: dict[str, Any], folder: Path) -> None:
+    trainer = train(steps, **changes)
+    save_file({k: v.contiguous() for k, v in everything(trainer).items()}, folder / f"{number()}.safetensors")
+    (folder / f"{number()}.json").write_text(json.dumps(told(trainer) | {"workers": world().size}))
+
+
+def main(body: Callable[[], None]) -> None:
+    """Run as a worker; leave as the command line does."""
+    torch.set_num_threads(1)
+    try:
+        with joined("cpu"):
+            body()
+    except GraftganError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    cases, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+
+    def body() -> None:
+        for name, (steps, changes) in cases.items():
+            (folder / name).mkdir(exist_ok=True)
+            run_case(steps, changes, folder / name)
+
+    main(body)
