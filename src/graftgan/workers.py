@@ -163,7 +163,9 @@ def _first_failure(error: BaseException, rank: int) -> GraftganError | None:
         known = None
     if known is None:
         return _silence(rank) if broken else None
-    if known["rank"] == rank or not (broken or isinstance(error, Interrupted)):
+    # A signal may be no more than the launcher's answer to the failure of another.
+    follows = isinstance(error, Interrupted) and known["kind"] != "Interrupted"
+    if known["rank"] == rank or not (broken or follows):
         _linger(rank)
         return None
     kind = getattr(errors, known["kind"], GraftganError)

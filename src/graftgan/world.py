@@ -113,9 +113,36 @@ def gathered(values: Tensor, parts: int = 1) -> Tensor:
     """
     if shards() == 1:
         return values
-    needs = torch.is_grad_enabled() and values.requires_grad
-    rows = cast(Tensor, _Now.world.fabric.all_gather(values, sync_grads=needs))
+    rows = cast(Tensor, _Gather.apply(values))
     return rows.reshape(len(rows), parts, -1, *values.shape[1:]).transpose(0, 1).flatten(0, 2)
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all workers [W, n, ...]; each gets the sum of what all derive from its own."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        rows = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(shards())]
+        dist.all_gather(rows, values.contiguous())
+        return torch.stack(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return cast(Tensor, _SumOfOwn.apply(gradients[0]))
+
+
+class _SumOfOwn(torch.autograd.Function):
+    """The transpose of :class:`_Gather`, so that a gradient can be derived again."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[_Now.world.rank].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return cast(Tensor, _Gather.apply(gradients[0]))
 
 
 def averaged(values: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from training.nets import everything, make, pictures, tiny
+from training.test_families import SIZES
 
 from graftgan.errors import GraftganError
+from graftgan.gans.base import build
+from graftgan.gans.spec import GanSpec
 from graftgan.training.trainer import Trainer
 from graftgan.transfer.penalties import make_penalties
 from graftgan.workers import joined, number
@@ -55,11 +58,19 @@ def alone(arguments: list[str], rank: int, count: int, port: int) -> subprocess.
     return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+def sizes(family: str) -> GanSpec:
+    return GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family]})
+
+
 def train(steps: int, **changes: Any) -> Trainer:
     """Train a tiny network for some steps; the same call in one process or in a worker."""
-    spec = tiny(**changes.pop("spec", {}))
+    spec = tiny(**changes.pop("spec", {})) if "family" not in changes else sizes(changes.pop("family"))
     labels = torch.arange(10).numpy() % spec.classes if spec.classes else None
-    trainer = make(spec, labels=labels, images=pictures(10, spec.channels), **changes)
+    from_scratch = changes.pop("from_scratch", False)
+    gan = build(spec, seed=1)
+    gan.generator.freeze_statistics(not from_scratch)
+    images = pictures(10, spec.channels)
+    trainer = make(gan=gan, labels=labels, images=images, from_scratch=from_scratch, **changes)
     trainer.add_penalties(make_penalties(trainer.settings))
     trainer.seed_noise()
     for _ in range(steps):

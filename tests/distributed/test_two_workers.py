@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from distributed.pair import environment, told, torchrun, train
 from safetensors.torch import load_file
 from training.nets import EVERYTHING, everything
 
-STEPS = 5
+STEPS = 6
 WEIGHTS = 1e-4
 """Largest distance of the weights, as a share of the way that training went."""
 CURVES = 1e-3
 """Largest relative difference of what the curves show; that of CDC is a small difference of logarithms."""
+
+BEFORE_NORM = re.compile(r"blocks.*conv.*bias$")
+"""A bias before a batch norm has no gradient but rounding's, which Adam makes as large as any."""
 
 BASE: dict[str, Any] = {"r1_interval": 2, "r1_gamma": 0.5, "batch": 8}
 CASES: dict[str, dict[str, Any]] = {
@@ -26,9 +30,12 @@ CASES: dict[str, dict[str, Any]] = {
     "freeze_d": BASE | {"method": "freeze_d", "freeze_d_layers": 2},
     "bsd": BASE | {"penalties": ["bsd"], "bsd_k": 3, "bsd_weight": 0.1},
     "mbstd": BASE | {"spec": {"mbstd_group": 8}},
-    "everything": BASE | EVERYTHING | {"ada_target": -0.99, "spec": {"classes": 3}},
+    "everything": BASE | EVERYTHING | {"ada_target": 0.0, "spec": {"classes": 3}},
     "classes": BASE | {"spec": {"classes": 3}, "path_length_weight": 2.0, "path_length_interval": 2},
     "diffaugment": BASE | {"augment": "diffaugment"},
+    "stylegan3": BASE | {"family": "stylegan3"},
+    "dcgan": BASE | {"family": "dcgan", "from_scratch": True},
+    "biggan": BASE | {"family": "biggan", "from_scratch": True},
     "cdc_ewc": BASE | {"penalties": ["cdc", "ewc", "l2_sp"], "ewc_samples": 2},
 }
 
@@ -58,6 +65,8 @@ def test_two_workers_end_where_one_does(name: str, pair: Path) -> None:
     start, end = alone(name, 0)[0], alone(name)[0]
     two = load_file(pair / name / "0.safetensors")
     assert end.keys() == two.keys()
+    if name == "biggan":
+        end = {n: tensor for n, tensor in end.items() if not BEFORE_NORM.search(n)}
     moved = sum(float((end[n].double() - start[n].double()).square().sum()) for n in end) ** 0.5
     apart = sum(float((end[n].double() - two[n].double()).square().sum()) for n in end) ** 0.5
     assert moved > 0.01
