@@ -107,7 +107,14 @@ def manifest(settings: Settings) -> dict[str, Any]:
             "runtimeRef": {"apiGroup": API, "kind": "ClusterTrainingRuntime", "name": settings.runtime},
             "trainer": {
                 "image": settings.image,
-                "command": ["torchrun", "-m", "graftgan", settings.stage],
+                "command": [
+                    "torchrun",
+                    "--shutdown-timeout",
+                    str(settings.grace_s),
+                    "-m",
+                    "graftgan",
+                    settings.stage,
+                ],
                 "args": arguments(settings),
                 "env": [{"name": name, "value": value} for name, value in variables.items()],
                 "numNodes": settings.nodes,
@@ -117,6 +124,11 @@ def manifest(settings: Settings) -> dict[str, Any]:
             "runtimePatches": [{"manager": "graftgan/trainjob", "trainingRuntimeSpec": _patch(settings)}],
         },
     }
+
+
+def command(settings: Settings) -> list[str]:
+    """Return the command of a pod; Trainer tells torchrun all else."""
+    return ["torchrun", "--shutdown-timeout", str(settings.grace_s), "-m", "graftgan", settings.stage]
 
 
 def arguments(settings: Settings) -> list[str]:
@@ -249,7 +261,8 @@ def parsed(words: Sequence[str]) -> tuple[Settings, Path | None]:
     parser.add_argument("--out", type=Path, help="file to write")
     given = vars(parser.parse_args(words))
     out = given.pop("out")
-    return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}), out
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Settings(**values), out
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -142,12 +142,13 @@ def run_spread(
     Returns:
         All answers, on every worker.
     """
-    from graftgan.world import collected, is_first, world
+    from graftgan.world import World, belonging, collected, is_first, world
 
     here = world()
     if here.size == 1:
         return run_all(function, pieces, ctx, runtime.threads, processes(runtime))
-    mine = run_all(function, pieces[here.rank :: here.size], ctx, runtime.threads, 1)
+    with belonging(World()):
+        mine = run_all(function, pieces[here.rank :: here.size], ctx, runtime.threads, 1)
     written = {} if is_first() else _contents(folder)
     answers: list[Any] = [None] * len(pieces)
     for rank, (done, files) in enumerate(collected((mine, written))):

@@ -11,7 +11,7 @@ from pathlib import Path
 from graftgan.context import Context, StopSignal
 from graftgan.contract import Result
 from graftgan.engine import Job, cache_home, run_job
-from graftgan.progress import PlainProgress, Progress, RichProgress, describe
+from graftgan.progress import NullProgress, PlainProgress, Progress, RichProgress, describe
 from graftgan.stages.specs import StageSpec
 from graftgan.workers import count, number, run_together
 
@@ -26,7 +26,13 @@ def say(text: str) -> None:
 
 @contextmanager
 def display() -> Iterator[Progress]:
-    """Give live bars on a terminal, plain lines otherwise; log lines go to the same place."""
+    """Give live bars on a terminal, plain lines otherwise; log lines go to the same place.
+
+    Of several workers the first shows its progress.
+    """
+    if number() > 0:
+        yield NullProgress()
+        return
     if not sys.stderr.isatty():
         yield PlainProgress()
         return

@@ -77,7 +77,7 @@ def joined(device: str) -> Iterator[None]:
     from graftgan.world import belonging, meet
 
     if number() > 0:
-        log.setLevel(logging.WARNING)
+        log.setLevel(logging.ERROR)
     here = _open(device)
     try:
         with belonging(here):

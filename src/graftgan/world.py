@@ -113,7 +113,7 @@ def gathered(values: Tensor, parts: int = 1) -> Tensor:
     """
     if shards() == 1:
         return values
-    rows = cast(Tensor, _Gather.apply(values))
+    rows = cast(Tensor, cast(Any, _Gather).apply(values))
     return rows.reshape(len(rows), parts, -1, *values.shape[1:]).transpose(0, 1).flatten(0, 2)
 
 
@@ -122,13 +122,14 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        rows = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(shards())]
-        dist.all_gather(rows, values.contiguous())
+        whole = values.contiguous()
+        rows = [torch.empty_like(whole) for _ in range(_Now.world.size)]
+        dist.all_gather(rows, whole)
         return torch.stack(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return cast(Tensor, _SumOfOwn.apply(gradients[0]))
+        return cast(Tensor, cast(Any, _SumOfOwn).apply(gradients[0]))
 
 
 class _SumOfOwn(torch.autograd.Function):
@@ -142,7 +143,7 @@ class _SumOfOwn(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return cast(Tensor, _Gather.apply(gradients[0]))
+        return cast(Tensor, cast(Any, _Gather).apply(gradients[0]))
 
 
 def averaged(values: Tensor) -> Tensor:

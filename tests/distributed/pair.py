@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from training.nets import everything, make, pictures, tiny
+from training.nets import everything, pictures, recipe, tiny
 from training.test_families import SIZES
 
 from graftgan.errors import GraftganError
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
+from graftgan.training.ada_controller import AdaControllerConfig
+from graftgan.training.augment import make_augment
 from graftgan.training.trainer import Trainer
+from graftgan.transfer import method
 from graftgan.transfer.penalties import make_penalties
 from graftgan.workers import joined, number
 from graftgan.world import world
@@ -62,7 +65,7 @@ def sizes(family: str) -> GanSpec:
     return GanSpec.from_dict({"family": family, "resolution": 32, **SIZES[family]})
 
 
-def train(steps: int, **changes: Any) -> Trainer:
+def train(steps: int, device: str = "cpu", **changes: Any) -> Trainer:
     """Train a tiny network for some steps; the same call in one process or in a worker."""
     spec = tiny(**changes.pop("spec", {})) if "family" not in changes else sizes(changes.pop("family"))
     labels = torch.arange(10).numpy() % spec.classes if spec.classes else None
@@ -70,7 +73,11 @@ def train(steps: int, **changes: Any) -> Trainer:
     gan = build(spec, seed=1)
     gan.generator.freeze_statistics(not from_scratch)
     images = pictures(10, spec.channels)
-    trainer = make(gan=gan, labels=labels, images=images, from_scratch=from_scratch, **changes)
+    settings = recipe(**changes)
+    method(settings.method).apply(gan, settings)
+    ada = AdaControllerConfig(target=settings.ada_target, speed_kimg=settings.ada_speed_kimg)
+    augment = make_augment(settings.augment, ada=ada)
+    trainer = Trainer(gan, images, labels, settings, augment, torch.device(device), from_scratch)
     trainer.add_penalties(make_penalties(trainer.settings))
     trainer.seed_noise()
     for _ in range(steps):
@@ -83,17 +90,18 @@ def told(trainer: Trainer) -> dict[str, Any]:
     return {**trainer.meter.take(), "p": trainer.augment.p}
 
 
-def run_case(steps: int, changes: dict[str, Any], folder: Path) -> None:
-    trainer = train(steps, **changes)
-    save_file({k: v.contiguous() for k, v in everything(trainer).items()}, folder / f"{number()}.safetensors")
+def run_case(steps: int, changes: dict[str, Any], folder: Path, device: str) -> None:
+    trainer = train(steps, device, **changes)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in everything(trainer).items()}
+    save_file(tensors, folder / f"{number()}.safetensors")
     (folder / f"{number()}.json").write_text(json.dumps(told(trainer) | {"workers": world().size}))
 
 
-def main(body: Callable[[], None]) -> None:
+def main(body: Callable[[], None], device: str = "cpu") -> None:
     """Run as a worker; leave as the command line does."""
     torch.set_num_threads(1)
     try:
-        with joined("cpu"):
+        with joined(device):
             body()
     except GraftganError as error:
         print(error, file=sys.stderr)
@@ -101,11 +109,11 @@ def main(body: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    cases, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    cases, folder, device = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), sys.argv[3]
 
     def body() -> None:
         for name, (steps, changes) in cases.items():
             (folder / name).mkdir(exist_ok=True)
-            run_case(steps, changes, folder / name)
+            run_case(steps, changes, folder / name, device)
 
-    main(body)
+    main(body, device)

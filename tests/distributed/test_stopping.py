@@ -1,4 +1,4 @@
-"""Signals, failures and going on, with two gloo processes in the training loop."""
+"""Signals, failures and going on in the training loop, and the units of a study, with two gloo processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from distributed.pair import alone, environment, free_port, torchrun
+from distributed.pair import alone, free_port
 from safetensors.torch import load_file
 
 from graftgan.training.state import StateStore
@@ -106,11 +106,14 @@ def test_a_worker_that_dies_without_a_word_ends_the_others(tmp_path: Path) -> No
     assert "another worker ended without a word" in told
 
 
-def test_torchrun_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
-    command = torchrun(2, "-m", "distributed.looping", str(tmp_path))
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(*(f[0].values() for f in map(result, (whole, tmp_path))), strict=True)
-    )
+def test_the_units_of_a_study_are_dealt_out(tmp_path: Path) -> None:
+    (tmp_path / "2.json").write_text('{"name": "2", "worker": 7, "size": 7}')
+    port = free_port()
+    ends = finish([alone(["-m", "distributed.studying", str(tmp_path)], rank, 2, port) for rank in range(2)])
+    assert [code for code, _ in ends] == [0, 0]
+    told = [json.loads((tmp_path / f"told-{rank}.txt").read_text()) for rank in range(2)]
+    assert told[0] == told[1]
+    assert [(record["name"], record["worker"]) for record in told[0]] == [
+        ("0", 0), ("1", 1), ("2", 7), ("3", 0), ("4", 1),
+    ]  # fmt: skip
+    assert {record["size"] for record in told[0]} == {1, 7}

@@ -32,7 +32,7 @@ def test_torchrun_starts_the_stage_on_every_node() -> None:
     document = rendered(GPU_JOB)
     trainer = document["spec"]["trainer"]
     assert (document["apiVersion"], document["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
-    assert trainer["command"] == ["torchrun", "-m", "graftgan", "finetune"]
+    assert trainer["command"] == ["torchrun", "--shutdown-timeout", "120", "-m", "graftgan", "finetune"]
     assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
     assert trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == "4"
     assert trainer["args"][-4:] == ["--set", "runtime.device=cuda", "--set", "finetune.batch=64"]
