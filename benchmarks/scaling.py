@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace) -> list[Timing]:
     assignments = {
         "runtime.device": options.device, "runtime.threads": 1, "runtime.workers": 1, "track.mode": "off",
         "finetune.controls": "[]", "finetune.budget": f"{{kimg: {options.kimg}}}",
-    }  # fmt: skip
+    } | dict(text.split("=", 1) for text in options.assignments)  # fmt: skip
     timings = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -202,6 +202,7 @@ def main() -> None:
     parser.add_argument("--kimg", type=float, default=6.0)
     parser.add_argument("--workers", type=int, default=8, help="of the estimate")
     parser.add_argument("--sources", type=int, default=1000, help="of the estimate")
+    parser.add_argument("--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if 1 not in options.counts:

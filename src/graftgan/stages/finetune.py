@@ -217,10 +217,11 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
             warnings.append(
                 f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
             )
-        warnings += [text for penalty in trainer.penalties for text in penalty.warnings()]
+        warnings.extend(text for penalty in trainer.penalties for text in penalty.warnings())
         arm.folder.mkdir(parents=True)
         if source is not None:
-            warnings += keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
+            told = keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
+            warnings.extend(told)
         facts: dict[str, Any] = {
             "added_parameters": added,
             "trainable_parameters": moving,
