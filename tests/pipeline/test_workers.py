@@ -11,8 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 from graftgan.contract import digest_path
+from graftgan.stages.specs import STAGES
+
+pytestmark = pytest.mark.timeout(1800)
 
 COUNT = 2
+NAMES = [spec.name for spec in STAGES]
 CLOSE = 1e-3
 """Largest distance of the weights after training, as a share of their length."""
 
@@ -26,18 +30,15 @@ def torchrun(project: Any, *words: str, count: int = COUNT, check: bool = True) 
 @pytest.fixture(scope="module")
 def alone(make_project: Callable[[], Any]) -> Any:
     project = make_project()
-    for stage in ("prepare", "rank", "finetune", "evaluate"):
-        project.run("graftgan", stage, "--params", "params.yaml")
+    project.run("graftgan", "run", "--params", "params.yaml")
     return project
 
 
 @pytest.fixture(scope="module")
-def together(alone: Any, make_project: Callable[[], Any]) -> Any:
-    """All four stages by two workers, `evaluate` with the models of one process."""
+def together(make_project: Callable[[], Any]) -> Any:
+    """All stages by two workers."""
     project = make_project()
-    torchrun(project, "prepare")
-    torchrun(project, "rank")
-    torchrun(project, "finetune")
+    torchrun(project, "run")
     return project
 
 
@@ -71,11 +72,9 @@ def test_evaluate_gives_the_same_bytes(alone: Any) -> None:
     assert digest_path(alone.root / "out/evaluate/scores") == before
 
 
-def test_what_is_up_to_date_is_not_done_again(together: Any) -> None:
-    before = (together.root / "out/rank/run.json").read_bytes()
-    done = torchrun(together, "rank")
-    assert done.stderr.count("rank: up to date") == 1
-    assert (together.root / "out/rank/run.json").read_bytes() == before
+def test_each_stage_tells_of_itself_once(together: Any) -> None:
+    done = torchrun(together, "run")
+    assert [done.stderr.count(f"{name}: up to date") for name in NAMES] == [1] * len(NAMES)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(together: Any) -> None:
