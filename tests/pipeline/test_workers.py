@@ -28,16 +28,29 @@ def torchrun(project: Any, *words: str, count: int = COUNT, check: bool = True) 
 
 
 @pytest.fixture(scope="module")
-def alone(make_project: Callable[[], Any]) -> Any:
-    project = make_project()
+def make(make_project: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that makes the tiny project with samples of more than one block of 64."""
+
+    def made() -> Any:
+        project = make_project()
+        project.set("evaluate.samples", 96)
+        project.set("finetune.validation_samples", 96)
+        return project
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(make: Callable[[], Any]) -> Any:
+    project = make()
     project.run("graftgan", "run", "--params", "params.yaml")
     return project
 
 
 @pytest.fixture(scope="module")
-def together(make_project: Callable[[], Any]) -> Any:
+def together(make: Callable[[], Any]) -> Any:
     """All stages by two workers."""
-    project = make_project()
+    project = make()
     torchrun(project, "run")
     return project
 
