@@ -23,7 +23,7 @@ RUN version="$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)" \
 # What the stand-in leaves must go: setuptools takes a newer file in build/ for the right one.
 RUN mkdir -p src/graftgan \
     && touch README.md src/graftgan/__init__.py \
-    && pip install --no-cache-dir -c constraints.txt '.[features,report,validate,track,s3]' \
+    && pip install --no-cache-dir -c constraints.txt '.[features,report,validate,track,s3,workers]' \
     && rm -rf build src
 COPY src ./src
 RUN pip install --no-cache-dir --no-deps .

@@ -29,7 +29,6 @@ TOY = StageSpec(
     ),
     params=("data.seed", "evaluate"),
     external=("data.path",),
-    networks=("evaluate.extractor", "finetune.target_class.classifier"),
 )
 
 

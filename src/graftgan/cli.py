@@ -118,6 +118,7 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
     from graftgan.params import load
     from graftgan.remote import is_address
     from graftgan.runner import finish_tracking, run_stage, summarise
+    from graftgan.workers import joined
 
     if is_address(options.out):
         raise ConfigError(
@@ -134,9 +135,10 @@ def run_stages(specs: list[StageSpec], options: Options) -> None:
     stop = StopSignal()
     stop.install()
     try:
-        for job in jobs:
-            result, ran = run_stage(job, stop, options.force, options.resume)
-            summarise(job.spec, result, ran)
+        with joined(params.runtime.device):
+            for job in jobs:
+                result, ran = run_stage(job, stop, options.force, options.resume)
+                summarise(job.spec, result, ran)
     finally:
         finish_tracking()
 

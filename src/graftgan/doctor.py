@@ -35,6 +35,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "track": (("mlflow", "psutil"), "runs stay in the journal, nothing is registered"),
     "dvc": (("dvc",), "no `dvc repro`; `graftgan run` does the same"),
     "kfp": (("kfp",), "pipelines cannot be compiled"),
+    "workers": (("lightning_fabric",), "no torchrun with several processes"),
 }
 
 

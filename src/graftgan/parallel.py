@@ -92,9 +92,15 @@ class RelayHandler(logging.Handler):
 
 
 def processes(runtime: Runtime) -> int:
-    """Return how many processes may work at once: the workers on a CPU, one where they would share a GPU."""
-    from graftgan.device import pick_device
+    """Return how many processes a worker may have at once.
 
+    It is `runtime.workers` on a CPU, and one where they would share a GPU or stand beside other workers.
+    """
+    from graftgan.device import pick_device
+    from graftgan.world import world
+
+    if world().size > 1:
+        return 1
     return runtime.workers if pick_device(runtime.device).type == "cpu" else 1
 
 
@@ -120,6 +126,46 @@ def run_all(
         _set_threads(threads)
         return [function(piece, ctx) for piece in pieces]
     return _Pool(function, pieces, ctx, threads, at_once).run()
+
+
+def run_spread(
+    function: Callable[[Piece, Context], Answer],
+    pieces: Sequence[Piece],
+    ctx: Context,
+    runtime: Runtime,
+    folder: Path,
+) -> list[Answer]:
+    """Call `function(piece, ctx)` for every piece, dealt out to the workers of the run in turns.
+
+    Args:
+        function: As for :func:`run_all`.
+        pieces: The same on every worker, but for the folder that they write to.
+        ctx: Surroundings.
+        runtime: Threads and processes of a run with one worker, which does it all by :func:`run_all`.
+        folder: Where the pieces write files, by names of their own; the first worker gets those of all.
+
+    Returns:
+        All answers, on every worker.
+    """
+    from graftgan.world import World, belonging, collected, is_first, world
+
+    here = world()
+    if here.size == 1:
+        return run_all(function, pieces, ctx, runtime.threads, processes(runtime))
+    with belonging(World()):
+        mine = run_all(function, pieces[here.rank :: here.size], ctx, runtime.threads, 1)
+    written = {} if is_first() else _contents(folder)
+    answers: list[Any] = [None] * len(pieces)
+    for rank, (done, files) in enumerate(collected((mine, written))):
+        answers[rank :: here.size] = done
+        for name, content in files.items() if is_first() else ():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+    return answers
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def _set_threads(threads: int) -> None:

@@ -83,6 +83,20 @@ class PlainTask:
         self.stream.flush()
 
 
+class NullProgress:
+    """No display at all; each task of it is the display itself."""
+
+    def task(self, name: str, total: int, done: int = 0) -> Task:
+        """Start nothing."""
+        return self
+
+    def advance(self, images: int, scores: Mapping[str, float] | None = None) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """End nothing."""
+
+
 class PlainProgress:
     """Lines for logs and pipes."""
 

@@ -12,8 +12,9 @@ from graftgan.context import Context, StopSignal
 from graftgan.contract import Result
 from graftgan.engine import Job, run_job
 from graftgan.places import cache_home
-from graftgan.progress import PlainProgress, Progress, RichProgress, describe
+from graftgan.progress import NullProgress, PlainProgress, Progress, RichProgress, describe
 from graftgan.stages.specs import StageSpec
+from graftgan.workers import count, number, run_together
 
 log = logging.getLogger("graftgan")
 LOGGED_KINDS = ("html", "artifact")
@@ -26,7 +27,13 @@ def say(text: str) -> None:
 
 @contextmanager
 def display() -> Iterator[Progress]:
-    """Give live bars on a terminal, plain lines otherwise; log lines go to the same place."""
+    """Give live bars on a terminal, plain lines otherwise; log lines go to the same place.
+
+    Of several workers the first shows its progress.
+    """
+    if number() > 0:
+        yield NullProgress()
+        return
     if not sys.stderr.isatty():
         yield PlainProgress()
         return
@@ -40,7 +47,7 @@ def display() -> Iterator[Progress]:
 
 
 def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "auto") -> tuple[Result, bool]:
-    """Run one stage, tracked and displayed, unless it is up to date.
+    """Run one stage, tracked and displayed, unless it is up to date; with several workers the first tracks.
 
     Args:
         job: What to run.
@@ -68,8 +75,11 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
             contexts.append(ctx)
             return ctx
 
-        result, ran = run_job(job, surroundings, force)
-        if ran:
+        if count() > 1:
+            result, ran = run_together(job, surroundings, force, stop, resume)
+        else:
+            result, ran = run_job(job, surroundings, force)
+        if ran and number() == 0:
             track_result(job, result, contexts[0])
     return result, ran
 
@@ -84,7 +94,9 @@ def track_result(job: Job, result: Result, ctx: Context) -> None:
 
 
 def summarise(spec: StageSpec, result: Result, ran: bool) -> None:
-    """Tell what a stage did."""
+    """Tell what a stage did, once for all workers."""
+    if number() > 0:
+        return
     word = "done" if ran else "up to date"
     say(f"{spec.name}: {word}  {describe(shown(result.metrics))}".rstrip())
     for warning in result.warnings:

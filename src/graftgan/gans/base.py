@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graftgan.errors import ConfigError
 from graftgan.gans.prior import Prior
 from graftgan.gans.spec import GanSpec, family_module
+from graftgan.world import dealt, normal, own, sharding, shards
 
 NoiseMode = Literal["random", "const", "none"]
 
@@ -75,10 +76,14 @@ class StyledGenerator(Generator):
         if float(torch.rand((), device="cpu")) >= mixing_prob:
             return ws
         cutoff = int(torch.randint(1, ws.shape[1], (), device="cpu"))
-        own = self.prior is not None and self.prior.position < 1.0
-        fresh = self.prior.draw(len(z)).to(z) if self.prior and own else torch.randn_like(z)
+        fresh = self._others(z)
         other = self.mapping(fresh, labels, update_w_avg=False)
         return torch.cat([ws[:, :cutoff], other[:, cutoff:]], dim=1)
+
+    def _others(self, z: Tensor) -> Tensor:
+        if self.prior is not None and self.prior.position < 1.0:
+            return own(self.prior.draw(len(z) * shards())).to(z)
+        return normal(z.shape, None, z.device).to(z)
 
 
 class Discriminator(nn.Module, ABC):
@@ -92,7 +97,8 @@ class Discriminator(nn.Module, ABC):
 
     def spectral_features(self, img: Tensor) -> Tensor:
         """Return features [N, F], one row from each image alone, whose spectrum tells their variety."""
-        return self.features(img, mbstd_split=len(img))
+        with sharding(on=False):
+            return self.features(img, mbstd_split=len(img))
 
     @abstractmethod
     def forward(self, img: Tensor, labels: Tensor | None = None, mbstd_split: int = 1) -> Tensor:
@@ -192,6 +198,7 @@ def sample(
     truncation_psi: float = 1.0,
     labels: int | Sequence[int] | None = None,
     batch: int = 64,
+    share: tuple[int, int] = (0, 1),
 ) -> NDArray[np.uint8]:
     """Sample ``n`` images that depend on the seed and their place only, from the generator's own prior.
 
@@ -205,9 +212,11 @@ def sample(
         truncation_psi: 1 keeps the learnt distribution, less pulls w towards its mean, 0 is the mean image.
         labels: One class id for all images, or one each. None draws them uniformly if there are classes.
         batch: Images computed at a time.
+        share: Number of a share, and of all shares. Whole batches are dealt out to them in turns, and those
+            of this share alone are computed; see :func:`graftgan.world.dealt`.
 
     Returns:
-        uint8 [n, R, R, channels].
+        uint8 [n, R, R, channels], or the rows of the share.
 
     Raises:
         ConfigError: Labels are given to an unconditional generator, are too few or out of range.
@@ -216,16 +225,22 @@ def sample(
     rng = torch.Generator().manual_seed(seed)
     device = next(generator.parameters()).device
     spec = generator.spec
-    images = np.empty((n, spec.resolution, spec.resolution, spec.channels), np.uint8)
+    images = np.empty(
+        (len(dealt(n, batch, share)), spec.resolution, spec.resolution, spec.channels), np.uint8
+    )
     was_training = generator.training
     generator.eval()
     try:
+        done = 0
         for start in range(0, n, batch):
             stop = min(start + batch, n)
             z, drawn = draw_latents(spec, stop - start, rng, generator.prior)
+            if start // batch % share[1] != share[0]:
+                continue
             ids = drawn if wanted is None else wanted[start:stop]
             img = generator(z.to(device), None if ids is None else ids.to(device), truncation_psi, "const")
-            images[start:stop] = to_uint8(img)
+            images[done : done + len(img)] = to_uint8(img)
+            done += len(img)
     finally:
         generator.train(was_training)
     return images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,17 @@ from graftgan.metrics.floor import LEAST_HALF
 from graftgan.metrics.neighbours import nearest
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_gif, save_png, sheet
-from graftgan.stages.features import Features, Images, cached, open_extractor
+from graftgan.stages.features import (
+    BLOCK_IMAGES,
+    Features,
+    Images,
+    Share,
+    cached_together,
+    open_extractor,
+    share_of,
+)
 from graftgan.stages.scoring import copies, floors, paired, pick, score, scores_csv, verdict
+from graftgan.world import is_first
 
 SHEET_IMAGES = 64
 SHEET_COLUMNS = 8
@@ -63,6 +73,8 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     check_neighbours(params, len(reference_images(data, reference, params)))
     shots = make_shots(data, reference, inputs, reports, params, folder)
     found = run_all(shoot, shots, ctx, params.runtime.threads, processes(params.runtime))
+    if not is_first():
+        return Outcome({}, ())
     features = {shot.name: rows for shot, rows in zip(shots, found, strict=True)}
     protocol = open_extractor(params.evaluate.extractor, params).protocol
     images = reference_images(data, reference, params)
@@ -160,13 +172,15 @@ def reference_images(data: ImageSet, split: str, params: Params) -> Images:
     return data.images(split)[: params.evaluate.max_test_images]
 
 
-def samples_of(model: Path, params: Params) -> Images:
-    """Return the samples that are scored, from the same latents for every run."""
+def samples_of(model: Path, params: Params, share: Share = (0, 1)) -> Images:
+    """Return the samples that are scored, or a share of them, from the same latents for every run."""
     return sample(
         generator_of(model, params),
         params.evaluate.samples,
         params.evaluate.seed,
         params.evaluate.truncation_psi,
+        batch=BLOCK_IMAGES,
+        share=share,
     )
 
 
@@ -177,17 +191,18 @@ def generator_of(model: Path, params: Params) -> Generator:
     return generator
 
 
-def shot_images(shot: Shot) -> Images:
-    """Return the images of a shot."""
+def shot_images(shot: Shot, share: Share = (0, 1)) -> Images:
+    """Return the images of a shot, or a share of them."""
     if shot.model is not None:
-        return samples_of(shot.model, shot.params)
+        return samples_of(shot.model, shot.params, share)
     data = ImageSet.open(shot.dataset)
     if shot.name == "mirrored":
-        return np.ascontiguousarray(data.images("train")[:, :, ::-1])
+        return share_of(np.ascontiguousarray(data.images("train")[:, :, ::-1]), share)
     reference = "train" if "test" in data.missing else "test"
-    return (
+    split = (
         reference_images(data, shot.name, shot.params) if shot.name == reference else data.images(shot.name)
     )
+    return share_of(split, share)
 
 
 def shoot(shot: Shot, ctx: Context) -> Features:
@@ -195,7 +210,7 @@ def shoot(shot: Shot, ctx: Context) -> Features:
     settings = shot.params.evaluate
     extractor = open_extractor(settings.extractor, shot.params)
     grid = shot.folder / "samples" / f"{shot.name}.png"
-    if shot.model is not None and not grid.exists():
+    if shot.model is not None and is_first() and not grid.exists():
         generator = generator_of(shot.model, shot.params)
         psi = settings.truncation_psi
         images = sample(generator, SHEET_IMAGES, settings.seed, psi)
@@ -204,7 +219,8 @@ def shoot(shot: Shot, ctx: Context) -> Features:
         gif = shot.folder / "interpolation" / f"{shot.name}.gif"
         gif.parent.mkdir(parents=True, exist_ok=True)
         save_gif(frames, gif)
-    return cached(shot.digest, lambda: shot_images(shot), extractor, ctx, f"{shot.name} features")
+    make = partial(shot_images, shot)
+    return cached_together(shot.digest, make, extractor, ctx, f"{shot.name} features")
 
 
 def save_pairs(

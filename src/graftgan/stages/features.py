@@ -14,10 +14,14 @@ from graftgan.context import Context
 from graftgan.device import pick_device
 from graftgan.metrics.cache import FeatureCache
 from graftgan.metrics.features import Extractor, make_extractor
+from graftgan.world import collected, dealt, from_first, is_first, joined_rows, world
 
 Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
+Share = tuple[int, int]
 PART_IMAGES = 128
+BLOCK_IMAGES = 64
+"""Images that a worker has at a time: a whole number of batches of the sampler and of the extractors."""
 
 
 def open_extractor(name: str, params: Params) -> Extractor:
@@ -53,3 +57,37 @@ def cached(key: str, make: Callable[[], Images], extractor: Extractor, ctx: Cont
     """Return the features of the images with content `key`, made only if no one made them before."""
     cache = FeatureCache(ctx.cache / "features")
     return cache.get_or_compute(key, extractor.protocol, lambda: extract(make(), extractor, ctx, name))
+
+
+def cached_together(
+    key: str, make: Callable[[Share], Images], extractor: Extractor, ctx: Context, name: str
+) -> Features:
+    """Return features as :func:`cached` does, each worker computing a share; all have to call it in step.
+
+    Args:
+        key: Content key of all images.
+        make: Given a share, returns its images; blocks of `BLOCK_IMAGES` are dealt out (`world.dealt`).
+        extractor: Makes the features.
+        ctx: Surroundings of the stage.
+        name: Shown in the progress display.
+
+    Returns:
+        Rows of all images, the same bits for any number of workers.
+    """
+    here = world()
+    if here.size == 1:
+        return cached(key, lambda: make((0, 1)), extractor, ctx, name)
+    cache = FeatureCache(ctx.cache / "features")
+    found = from_first(lambda: cache.get(key, extractor.protocol))
+    if found is not None:
+        return found
+    mine = extract(make((here.rank, here.size)), extractor, ctx, name)
+    features = joined_rows(collected(mine), BLOCK_IMAGES)
+    if is_first():
+        cache.put(key, extractor.protocol, features)
+    return features
+
+
+def share_of(images: Images, share: Share) -> Images:
+    """Return the images of a share."""
+    return images if share == (0, 1) else images[dealt(len(images), BLOCK_IMAGES, share)]

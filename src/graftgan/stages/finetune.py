@@ -37,9 +37,17 @@ from graftgan.stages.adapting import (
     stored_bytes,
 )
 from graftgan.stages.class_report import class_facts
-from graftgan.stages.features import Features, cached, opaque, open_extractor
-from graftgan.stages.prior import check_prior, prepare_prior, prior_facts, write_inversion
-from graftgan.stages.start import starting_point
+from graftgan.stages.features import (
+    BLOCK_IMAGES,
+    Features,
+    cached_together,
+    opaque,
+    open_extractor,
+    share_of,
+)
+from graftgan.stages.prior import Prepared, check_prior, prepare_prior, prior_facts, write_inversion
+from graftgan.stages.start import Start, starting_point
+from graftgan.stages.together import check_workers
 from graftgan.training import memory
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
@@ -49,10 +57,12 @@ from graftgan.training.stepper import Stepper
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
 from graftgan.transfer.auto import AUTO, FALLBACK, decide
+from graftgan.transfer.base import Method
 from graftgan.transfer.class_embedding import ClassTuner
 from graftgan.transfer.combinations import check_settings
 from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
+from graftgan.world import collected, from_first, joined_rows, take_from_first, world
 
 COLUMNS = (
     "images_seen", "loss_g", "loss_d", "r1", "path_length", "sign_real", "sign_fake", "ada_p",
@@ -96,15 +106,22 @@ class KidJudge:
         self.real, self.extractor, self.samples, self.seed = real, extractor, samples, seed
 
     def measure(self, generator: Generator) -> Measurement:
-        """Sample and score."""
-        features = self.extractor(opaque(sample(generator, self.samples, self.seed)))
-        estimate = kid(features, self.real)
+        """Sample, each worker a share, and score."""
+        here = world()
+        share = (here.rank, here.size)
+        images = sample(generator, self.samples, self.seed, batch=BLOCK_IMAGES, share=share)
+        features = joined_rows(collected(self.extractor(opaque(images))), BLOCK_IMAGES)
+        estimate = from_first(lambda: kid(features, self.real))
         return Measurement(estimate.value, estimate.low, estimate.high, torch.from_numpy(features))
 
     def improves(self, new: Measurement, best: Measurement) -> bool:
         """Ask for more than one standard error of the paired difference."""
-        difference = paired_kid_difference(new.features.numpy(), best.features.numpy(), self.real)
-        return difference.value + difference.stderr < 0
+
+        def better() -> bool:
+            difference = paired_kid_difference(new.features.numpy(), best.features.numpy(), self.real)
+            return difference.value + difference.stderr < 0
+
+        return from_first(better)
 
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
@@ -118,6 +135,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
             plan[control] = wanted[control]
     params, warnings = with_method(params, data.size("train"), plan.values(), ctx.cache)
     check_settings(params.finetune)
+    check_workers(params, world().size)
     check_prior(params.finetune, data.size("train"))
     check_memory_classes(params.finetune, data)
     check_families(plan.values(), params, ctx.cache)
@@ -170,7 +188,13 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
     chosen_method.even_out(gan, settings)
-    prior = prepare_prior(start, arm.run, data, arm.params, ctx)
+    # One worker finds the latents; what the networks learnt of a class on the way are its tensors.
+    gan.prior = None
+    prior = from_first(lambda: prepare_prior(start, arm.run, data, arm.params, ctx))
+    if prior is not None:
+        take_from_first(
+            tensor for net in (gan.generator, gan.generator_ema) for tensor in net.to(device).parameters()
+        )
     fitted = gan.spec
     chosen_method.apply(gan, settings)
     moving, fixed = moving_parameters(gan), fixed_tensors(gan)
@@ -183,16 +207,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         )
     # Images without labels are all of the one class that a source with classes is then given.
     labels = np.maximum(data.labels("train"), 0) if gan.spec.classes else None
-    if chosen_method.direct is not None:
-        task = Task(gan, images, labels, settings, device, start.whole or gan)
-        trainer: Stepper = chosen_method.direct(task)
-    else:
-        trainer = gan_trainer(arm, gan, images, labels, device, from_scratch=source is None)
-        if prior is not None:
-            trainer.set_prior(prior.moving)
-    trainer.add_penalties([] if source is None else make_penalties(settings))
-    if chosen_method.resting is not None and isinstance(trainer, Trainer):
-        trainer.add_phases(partial(chosen_method.resting, gan, settings))
+    trainer = make_stepper(arm, chosen_method, start, images, labels, prior)
     judge, warnings = make_judge(data, arm.params, ctx)
     warnings += [*start.changes, *(prior.warnings if prior is not None else ())]
     if isinstance(trainer, Trainer) and (text := memory.warning(gan.spec, settings.batch, device)):
@@ -200,26 +215,54 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         ctx.log.warning("%s: %s", arm.run, text)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
-    added = chosen_method.finish(gan)
-    if history.rollbacks:
-        warnings.append(
-            f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
-        )
-    warnings += [text for penalty in trainer.penalties for text in penalty.warnings()]
-    arm.folder.mkdir(parents=True)
-    if source is not None:
-        warnings += keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
-    facts: dict[str, Any] = {
-        "added_parameters": added,
-        "trainable_parameters": moving,
-        "adapter_bytes": adapter_bytes(arm.folder),
-    }
-    if isinstance(trainer, ClassTuner):
-        facts |= class_facts(trainer, history, judge.extractor, arm.folder)
-    report = write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, facts)
-    if prior is not None:
-        write_inversion(prior, data, arm.folder)
-    return report
+
+    def write() -> dict[str, Any]:
+        added = chosen_method.finish(gan)
+        if history.rollbacks:
+            warnings.append(
+                f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
+            )
+        warnings.extend(text for penalty in trainer.penalties for text in penalty.warnings())
+        arm.folder.mkdir(parents=True)
+        if source is not None:
+            told = keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
+            warnings.extend(told)
+        facts: dict[str, Any] = {
+            "added_parameters": added,
+            "trainable_parameters": moving,
+            "adapter_bytes": adapter_bytes(arm.folder),
+        }
+        if isinstance(trainer, ClassTuner):
+            facts |= class_facts(trainer, history, judge.extractor, arm.folder)
+        report = write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, facts)
+        if prior is not None:
+            write_inversion(prior, data, arm.folder)
+        return report
+
+    return from_first(write)
+
+
+def make_stepper(
+    arm: Arm,
+    chosen: Method,
+    start: Start,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32] | None,
+    prior: Prepared | None,
+) -> Stepper:
+    """Return what trains an arm, with its penalties and phases."""
+    settings, gan = arm.params.finetune, start.gan
+    device = pick_device(arm.params.runtime.device)
+    if chosen.direct is not None:
+        trainer: Stepper = chosen.direct(Task(gan, images, labels, settings, device, start.whole or gan))
+    else:
+        trainer = gan_trainer(arm, gan, images, labels, device, from_scratch=start.source is None)
+        if prior is not None:
+            trainer.set_prior(prior.moving)
+    trainer.add_penalties([] if start.source is None else make_penalties(settings))
+    if chosen.resting is not None and isinstance(trainer, Trainer):
+        trainer.add_phases(partial(chosen.resting, gan, settings))
+    return trainer
 
 
 def gan_trainer(
@@ -252,7 +295,7 @@ def make_judge(data: ImageSet, params: Params, ctx: Context) -> tuple[KidJudge, 
         split = "train"
         warnings.append(f"the checkpoint was chosen on training images: {data.missing['validation']}")
     key = digest_text(f"{data.digest} {split}")
-    real = cached(key, lambda: data.images(split), extractor, ctx, f"{split} features")
+    real = cached_together(key, partial(share_of, data.images(split)), extractor, ctx, f"{split} features")
     return KidJudge(real, extractor, settings.validation_samples, settings.seed), warnings
 
 

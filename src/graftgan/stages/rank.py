@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
 from graftgan.metrics.precision_recall import covered
-from graftgan.parallel import processes, run_all
+from graftgan.parallel import run_spread
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.choosing import Row, choose, order_rows
-from graftgan.stages.features import Features, Images, cached, open_extractor
+from graftgan.stages.features import Features, Images, cached, cached_together, open_extractor, share_of
 from graftgan.stages.start import can_fit, scratch_spec
+from graftgan.world import is_first
 
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
 SHEET_IMAGES = 32
@@ -79,9 +81,11 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     (folder / "sheets").mkdir()
     extractor = open_extractor(params.rank.extractor, params)
     key = digest_text(f"{data.digest} target")
-    target = cached(key, lambda: images, extractor, ctx, "target features")
+    target = cached_together(key, partial(share_of, images), extractor, ctx, "target features")
     candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
-    measured = run_all(measure, candidates, ctx, params.runtime.threads, processes(params.runtime))
+    measured = run_spread(measure, candidates, ctx, params.runtime, folder)
+    if not is_first():
+        return Outcome({}, ())
     rows = order_rows(measured, len(images), params.rank.selector)
     choice, worst, tied, advice = choose(rows, params.rank, len(images))
     warnings += advice

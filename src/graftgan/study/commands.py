@@ -10,6 +10,7 @@ from graftgan.context import Context, StopSignal
 from graftgan.params import load
 from graftgan.places import cache_home
 from graftgan.runner import display
+from graftgan.workers import joined, number
 
 
 def playground(
@@ -32,9 +33,11 @@ def playground(
         scale = replace(scale, every=checkpoints_every)
     stop = StopSignal()
     stop.install()
-    with display() as progress:
+    with joined("cpu"), display() as progress:
         ctx = Context(out / "states", cache_home(), progress=progress, stop=stop)
         found = run(out, seeds, scale, ctx, workers)
+    if number() > 0:
+        return
     yield playground_page.make_page(found).verdict
     for path in playground_page.write(found, out):
         yield str(path)
@@ -69,7 +72,10 @@ def transfer(
     plan = Plan(settings, tuple(targets), tuple(sources), seeds, tuple(arms), workers, out)
     stop = StopSignal()
     stop.install()
-    found = run(plan, stop)
+    with joined(settings.runtime.device):
+        found = run(plan, stop)
+    if number() > 0:
+        return
     yield transfer_page.make_page(found).verdict
     for path in transfer_page.write(found, out):
         yield str(path)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from graftgan.context import Context
 from graftgan.contract import atomic_path, canonical_json, digest_text, read_json
 from graftgan.parallel import run_all
+from graftgan.world import World, belonging, from_first, meet, world
 
 Record = dict[str, Any]
 
@@ -65,10 +66,19 @@ def finish_share(share: Share, ctx: Context) -> None:
 def finish_all(units: Sequence[Unit], ctx: Context, threads: int, workers: int) -> list[Record]:
     """Do the units that are not done, in processes, and return all records in the order of the units.
 
+    Under torchrun each worker does its share of the units, alone; they need one folder that all see.
+
     Raises:
         Interrupted: A signal came; finished units stay.
     """
-    waiting = [unit for unit in units if not unit.file.is_file()]
+    waiting = from_first(lambda: [unit for unit in units if not unit.file.is_file()])
+    here = world()
+    if here.size > 1:
+        share = Share(tuple(waiting[here.rank :: here.size]))
+        with belonging(World()):
+            run_all(finish_share, [share], ctx, threads, 1)
+        meet()
+        return from_first(lambda: [read_json(unit.file) for unit in units])
     # Dealt out in turns, so that long and short units mix; a process a unit would spend its time on imports.
     shares = [Share(tuple(waiting[i::workers])) for i in range(min(workers, len(waiting)))]
     if shares:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from graftgan.training.warp import blit, resample
+from graftgan.world import own, shards
 
 BLIT_TRANSFORMS = ("xflip", "rotate90", "xint")
 GEOMETRIC_TRANSFORMS = ("scale", "rotate", "aniso", "xfrac")
@@ -112,6 +113,11 @@ class AdaDraws:
     gate: dict[str, Tensor]
     uniform: dict[str, Tensor]
     normal: dict[str, Tensor]
+
+    def own(self, parts: int) -> AdaDraws:
+        """Return this worker's images of a batch of equal parts, each of which is cut over the workers."""
+        kinds = (self.gate, self.uniform, self.normal)
+        return AdaDraws(*({name: own(values, parts) for name, values in kind.items()} for kind in kinds))
 
 
 def draw(count: int, rng: torch.Generator) -> AdaDraws:
@@ -308,13 +314,14 @@ class AdaPipe:
         self.strengths = strengths or AdaStrengths()
         self.transforms = frozenset(transforms)
 
-    def __call__(self, images: Tensor, p: float, rng: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, p: float, rng: torch.Generator, parts: int = 1) -> Tensor:
         """Augment a batch; differentiable twice in `images`.
 
         Args:
             images: [N, 1 | 3 | 4, S, S] floats in [-1, 1], square.
             p: probability in [0, 1] of each transform; 0 returns `images` itself.
             rng: CPU generator; it moves on by the same amount whatever p is.
+            parts: Equal parts, one behind the other, that are each cut over the workers.
 
         Returns:
             Images of the same shape, dtype and device. Half precision is computed in float32.
@@ -325,7 +332,7 @@ class AdaPipe:
         check_images(images)
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"augmentation probability p must lie in [0, 1], got {p}")
-        draws = draw(len(images), rng)
+        draws = draw(len(images) * shards(), rng).own(parts)
         if p == 0.0:
             return images
         do = parameters_at(p, draws, images.shape[-1], self.strengths, self.transforms)

@@ -22,8 +22,14 @@ class Augment(Protocol):
     def p(self) -> float:
         """Probability at which each transform is on now."""
 
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Augment [N, 1 | 3 | 4, S, S] floats in [-1, 1]; differentiable twice. `rng` is a CPU generator."""
+    def __call__(self, images: Tensor, rng: torch.Generator, parts: int = 1) -> Tensor:
+        """Augment [N, 1 | 3 | 4, S, S] floats in [-1, 1]; differentiable twice.
+
+        Args:
+            images: A batch, or this worker's part of it.
+            rng: CPU generator.
+            parts: Equal parts, one behind the other, that are each cut over the workers.
+        """
 
     def observe(self, real_logits: Tensor) -> None:
         """Take in the logits of one batch of augmented real images, once per discriminator step."""
@@ -46,9 +52,9 @@ class FixedAugment:
         """0 without augmentation, else 1: every image is augmented."""
         return 0.0 if self._pipe is None else 1.0
 
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: torch.Generator, parts: int = 1) -> Tensor:
         """Augment a batch; without a pipe return `images` itself and leave `rng` alone."""
-        return images if self._pipe is None else self._pipe(images, self.p, rng)
+        return images if self._pipe is None else self._pipe(images, self.p, rng, parts)
 
     def observe(self, real_logits: Tensor) -> None:
         """Nothing to learn from the logits."""
@@ -75,9 +81,9 @@ class AdaAugment:
         """Probability set by the controller."""
         return self.controller.p
 
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: torch.Generator, parts: int = 1) -> Tensor:
         """Augment a batch at the current p; at p = 0 return `images` itself."""
-        return self.pipe(images, self.p, rng)
+        return self.pipe(images, self.p, rng, parts)
 
     def observe(self, real_logits: Tensor) -> None:
         """Hand the logits of one batch of augmented real images to the controller."""

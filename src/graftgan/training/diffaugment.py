@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graftgan.training.ada import check_images
 from graftgan.training.warp import gather_pixels
+from graftgan.world import own, shards
 
 DIFFAUGMENT_POLICIES = ("color", "translation", "cutout")
 
@@ -93,13 +94,14 @@ class DiffAugment:
             )
         self.policies = frozenset(policies)
 
-    def __call__(self, images: Tensor, p: float, rng: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, p: float, rng: torch.Generator, parts: int = 1) -> Tensor:
         """Augment a batch; differentiable twice in `images`.
 
         Args:
             images: [N, 1 | 3 | 4, S, S] floats in [-1, 1], square; colour skips a fourth channel.
             p: not used, every image is augmented.
             rng: CPU generator; it moves on by the same amount whatever the policies are.
+            parts: Equal parts, one behind the other, that are each cut over the workers.
 
         Returns:
             Images of the same shape, dtype and device. Half precision is computed in float32.
@@ -108,7 +110,8 @@ class DiffAugment:
             ValueError: images not of the stated shape.
         """
         check_images(images)
-        draws = torch.rand(len(images), _DRAWS, generator=rng, dtype=torch.float64)
+        draws = torch.rand(len(images) * shards(), _DRAWS, generator=rng, dtype=torch.float64)
+        draws = own(draws, parts)
         with torch.autocast(images.device.type, enabled=False):
             wide = images if images.dtype == torch.float64 else images.float()
             return self._apply(wide, draws.to(images.device)).to(images.dtype)

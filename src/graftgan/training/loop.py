@@ -19,6 +19,7 @@ from graftgan.gans.base import Generator, draw_latents, to_uint8
 from graftgan.gans.prior import Mixture
 from graftgan.training.state import StateStore
 from graftgan.training.stepper import Stepper
+from graftgan.world import agreed, from_first, is_first, meet, world
 
 LOG_EVERY_IMAGES = 1000
 TIMELINE_IMAGES = 8
@@ -121,6 +122,9 @@ class Loop:
     signal, for going on after an interruption only: a run that diverges goes back to a milestone, so that the
     clock does not decide what it ends with.
 
+    Of several workers the first keeps the clock, reads and writes states; all stop at the same step. States
+    do not depend on the number of workers, so that another number may go on from them.
+
     Args:
         name: Name of the run, shown in the progress display.
         trainer: What to run.
@@ -165,8 +169,9 @@ class Loop:
                     trainer.set_rate(self._share_done(total))
                     scores = self._after_step(before, self._share_done(total) >= 1)
                     task.advance(max(trainer.images_seen - before, 0), scores)
-                    if stop.requested:
+                    if self._told_to_stop(stop.requested):
                         self._save_interim()
+                        meet()
                         message = f"{self.name} stopped at {trainer.images_seen} images; its state is saved"
                         raise Interrupted(message, "run the same command to go on")
         finally:
@@ -176,9 +181,17 @@ class Loop:
     def _share_done(self, total: int) -> float:
         """Return how much of the budget is spent, by images or by time, whichever is more."""
         minutes = self.trainer.settings.budget.minutes
-        self.history.elapsed_s = time.monotonic() - self.started_at
+        if world().size == 1:
+            self.history.elapsed_s = time.monotonic() - self.started_at
         by_time = self.history.elapsed_s / (60 * minutes) if minutes else 0.0
         return max(self.trainer.images_seen / total, by_time)
+
+    def _told_to_stop(self, requested: bool) -> bool:
+        """Tell whether a signal reached any worker; the others take over the first one's time."""
+        if world().size == 1:
+            return requested
+        stop, self.history.elapsed_s = agreed(requested, time.monotonic() - self.started_at)
+        return stop
 
     def _finished(self, total: int) -> bool:
         """Tell whether the budget is spent and the last step was measured, as the clock may have missed."""
@@ -186,8 +199,11 @@ class Loop:
         return measured and self._share_done(total) >= 1
 
     def _saved(self) -> dict[str, Any] | None:
-        found = [state for store in (self.store, self.interim) if (state := store.latest()) is not None]
-        return max(found, key=lambda state: int(state["trainer"]["images_seen"]), default=None)
+        def newest() -> dict[str, Any] | None:
+            found = [state for store in (self.store, self.interim) if (state := store.latest()) is not None]
+            return max(found, key=lambda state: int(state["trainer"]["images_seen"]), default=None)
+
+        return from_first(newest)
 
     def _saved_something(self) -> bool:
         return any(store.names() for store in (self.store, self.interim))
@@ -210,19 +226,21 @@ class Loop:
                 )
             # Again, since whatever was built after the trainer may have drawn from the same generators.
             self.trainer.seed_noise()
-            self.store.clear()
+            if is_first():
+                self.store.clear()
             self._save()
 
     def _state(self) -> dict[str, Any]:
         return {"trainer": self.trainer.state_dict(), "history": self.history.state_dict()}
 
     def _save(self) -> None:
-        self.store.save(self.trainer.images_seen, self._state())
-        self.interim.clear()
+        if is_first():
+            self.store.save(self.trainer.images_seen, self._state())
+            self.interim.clear()
         self.saved_at = time.monotonic()
 
     def _save_interim(self) -> None:
-        if self.trainer.finite():
+        if is_first() and self.trainer.finite():
             self.interim.save(self.trainer.images_seen, self._state())
             self.saved_at = time.monotonic()
 
@@ -262,7 +280,7 @@ class Loop:
 
     def _go_back(self, row: Mapping[str, float]) -> None:
         count = self.history.rollbacks + 1
-        state = self.store.latest()
+        state = from_first(self.store.latest)
         if count > MAX_ROLLBACKS or state is None:
             losses = ", ".join(f"{name} {value:g}" for name, value in row.items() if name.startswith("loss"))
             raise GraftganError(

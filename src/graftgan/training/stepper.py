@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from graftgan.config import Finetune
 from graftgan.gans.base import Gan
 from graftgan.training.augment import Augment
+from graftgan.training.meter import Meter
 from graftgan.training.penalty import Penalty
-from graftgan.training.trainer import Meter
 
 
 class Stepper(Protocol):

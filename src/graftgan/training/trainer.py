@@ -21,44 +21,25 @@ from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.game import Game, make_game
 from graftgan.training.losses import path_lengths, r1_penalty
+from graftgan.training.meter import Meter
 from graftgan.training.optimiser import lay_out, make_adam, rate_of
 from graftgan.training.penalty import Penalty
 from graftgan.training.phases import Phases, Resting
 from graftgan.training.prior import MovingPrior
 from graftgan.training.state import restore_rng, rng_state
+from graftgan.world import (
+    average_gradients,
+    averaged,
+    gathered,
+    normal,
+    own,
+    own_rows,
+    sharding,
+    shards,
+    take_from_first,
+)
 
 PATH_LENGTH_DECAY = 0.01
-
-
-class Meter:
-    """Means of named scalars since they were last taken."""
-
-    def __init__(self) -> None:
-        # Left on their device: reading each value would make the GPU wait several times a step.
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add one value, a tensor without dimensions."""
-        exact = value.detach().double()
-        self._sums[name] = self._sums[name] + exact if name in self._sums else exact
-        self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """Return the means and start again."""
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return sums and counts as plain values."""
-        return {"sums": {name: float(v) for name, v in self._sums.items()}, "counts": dict(self._counts)}
-
-    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
-        """Go back to saved sums and counts."""
-        sums = state["sums"]
-        self._sums = {n: torch.tensor(v, dtype=torch.float64, device=device) for n, v in sums.items()}
-        self._counts = dict(state["counts"])
 
 
 class Trainer:
@@ -118,6 +99,8 @@ class Trainer:
         self.penalties: tuple[Penalty, ...] = ()
         self.phases: Phases | None = None
         self.prior: MovingPrior | None = None
+        take_from_first(tensor for network in networks for tensor in network.state_dict().values())
+        self._versions = self._buffer_versions()
 
     def seed_noise(self) -> None:
         """Seed torch's global generators, which the networks draw their noise from."""
@@ -155,6 +138,10 @@ class Trainer:
 
     def step(self) -> None:
         """Do one step and count its images."""
+        with sharding():
+            self._step()
+
+    def _step(self) -> None:
         self.gan.generator.train()
         if self.phases is not None:
             self.phases.enter(self.images_seen)
@@ -166,25 +153,40 @@ class Trainer:
         self._phase_d(reals, fakes, labels)
         if settings.r1_gamma and step % settings.r1_interval == 0:
             self._phase_r1(reals, labels, fakes)
+        self.meter.settle()
         self.images_seen += settings.batch
         ramp = self.images_seen if self.from_scratch else None
         beta = ema_beta(settings.batch, settings.ema_half_life_kimg, ramp)
+        if shards() > 1:
+            self._share_buffers()
         update_ema(self.gan.generator_ema, self.gan.generator, beta)
+
+    def _share_buffers(self) -> None:
+        """Take what the step wrote to buffers from worker 0; a power method may differ in its last bit."""
+        before, now = self._versions, self._buffer_versions()
+        take_from_first(buffer for buffer, version in now.items() if before.get(buffer) != version)
+        self._versions = self._buffer_versions()
+
+    def _buffer_versions(self) -> dict[Tensor, int]:
+        networks = (self.gan.generator, self.gan.discriminator)
+        return {buffer: buffer._version for network in networks for buffer in network.buffers()}
 
     def _reals(self) -> tuple[Tensor, Tensor | None]:
         settings = self.settings
         rows = order(len(self.images), settings.seed, self.images_seen, settings.batch)
-        reals = torch.from_numpy(self.images[rows]).to(self.device)
+        mine = own_rows(rows)
+        reals = torch.from_numpy(self.images[mine]).to(self.device)
         reals = reals.permute(0, 3, 1, 2).float() / 127.5 - 1
         if settings.flip:
-            mirrored = torch.rand(len(rows), generator=self.rng) < 0.5
+            mirrored = own(torch.rand(len(rows), generator=self.rng)) < 0.5
             reals = torch.where(mirrored.to(self.device)[:, None, None, None], reals.flip(3), reals)
         if self.labels is None or not self.gan.spec.classes:
             return reals, None
-        return reals, torch.from_numpy(self.labels[rows]).long().to(self.device)
+        return reals, torch.from_numpy(self.labels[mine]).long().to(self.device)
 
     def _latents(self, count: int) -> Tensor:
-        return draw_latents(self.gan.spec, count, self.rng, self.gan.prior)[0].to(self.device)
+        """Draw this worker's part of `count` latents."""
+        return own(draw_latents(self.gan.spec, count, self.rng, self.gan.prior)[0]).to(self.device)
 
     def _styles(self, labels: Tensor | None, count: int) -> Tensor:
         generator: Any = self.gan.generator
@@ -242,21 +244,21 @@ class Trainer:
         count = max(self.settings.batch // 2, 1)
         weight = self.settings.path_length_weight * self.settings.path_length_interval
         with self._updating(self.gan.generator, self.adam_g, None):
-            part = None if labels is None else labels[:count]
+            part = None if labels is None else own(gathered(labels)[:count])
             ws = self._styles(part, count)
             if not ws.requires_grad:
                 ws = ws.requires_grad_(True)
             images = self._plain_draw(ws)
-            noise = torch.randn(images.shape, generator=self.rng).to(self.device)
+            noise = normal(images.shape, self.rng, "cpu").to(self.device)
             lengths = path_lengths(images, ws, noise)
-            self.path_mean.lerp_(lengths.detach().mean(), PATH_LENGTH_DECAY)
+            self.path_mean.lerp_(averaged(lengths.detach().mean()), PATH_LENGTH_DECAY)
             penalty = (lengths - self.path_mean).square().mean()
             self._backward(penalty * weight)
         self.meter.add("path_length", lengths.mean())
 
     def _phase_d(self, reals: Tensor, fakes: Tensor, labels: Tensor | None) -> None:
         with self._updating(self.gan.discriminator, self.adam_d, "grad_norm_d"):
-            both = self.augment(torch.cat([fakes, reals]), self.rng)
+            both = self.augment(torch.cat([fakes, reals]), self.rng, parts=2)
             twice = None if labels is None else torch.cat([labels, labels])
             with autocast(self.device, self.dtype):
                 opinion = self.game.opinion(both, twice, batches=2)
@@ -267,7 +269,7 @@ class Trainer:
                 for p in self.penalties
             }
             self._backward(self._with_terms(loss, terms))
-        self.augment.observe(real_logits.detach())
+        self.augment.observe(gathered(real_logits.detach()))
         self.meter.add("loss_d", loss)
         self.meter.add("sign_real", real_logits.sign().mean())
         self.meter.add("sign_fake", fake_logits.sign().mean())
@@ -295,6 +297,7 @@ class Trainer:
         try:
             adam.zero_grad(set_to_none=True)
             yield
+            average_gradients(moving)
             self.scaler.unscale_(adam)
             limit = self.settings.gradient_clip or float("inf")
             length = nn.utils.clip_grad_norm_(moving, limit) if norm or limit < float("inf") else None

@@ -21,11 +21,11 @@ from graftgan.gans.base import autocast
 from graftgan.lifelong_config import Kind, Translate
 from graftgan.training.augment import make_augment
 from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.meter import Meter
 from graftgan.training.patches import adversarial, judge_loss, l1
 from graftgan.training.penalty import Penalty
 from graftgan.training.pool import ImagePool
 from graftgan.training.state import restore_rng, rng_state
-from graftgan.training.trainer import Meter
 from graftgan.training.translators import Translators
 
 ADAM_BETA2 = 0.999

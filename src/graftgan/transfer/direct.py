@@ -22,10 +22,10 @@ from graftgan.errors import ConfigError, GraftganError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.training.augment import Augment, make_augment
 from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.meter import Meter
 from graftgan.training.penalty import Penalty
 from graftgan.training.state import restore_rng, rng_state
 from graftgan.training.stepper import Stepper
-from graftgan.training.trainer import Meter
 
 ADAM_BETAS = (0.9, 0.999)
 

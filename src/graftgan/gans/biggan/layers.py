@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftgan.gans.across import batch_norm
 from graftgan.gans.biggan.spec import ATTENTION_DIVISOR
 from graftgan.gans.stylegan2.layers import full_precision
+from graftgan.world import shards
 
 WEIGHT_STD = 0.02
 MOMENTUM = 0.1
@@ -151,6 +153,8 @@ class StoredStatistics(nn.Module):
         # Exporters need a gain and a bias.
         gain = torch.ones_like(mean) if gain is None else gain
         bias = torch.zeros_like(mean) if bias is None else bias
+        if from_batch and shards() > 1:
+            return batch_norm(x, mean, var, gain, bias, MOMENTUM, self.eps)
         return F.batch_norm(x, mean, var, gain, bias, from_batch, MOMENTUM, self.eps)
 
 

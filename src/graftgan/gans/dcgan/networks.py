@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graftgan.gans.across import batch_norm
 from graftgan.gans.base import Discriminator, Generator, NoiseMode
 from graftgan.gans.dcgan.spec import DCGANSpec
 from graftgan.gans.stylegan2.layers import at_least_float32, full_precision
+from graftgan.world import shards
 
 KERNEL = 4
 LRELU_SLOPE = 0.2
@@ -32,10 +34,18 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` [N, C, H, W] and return the same shape."""
+        if self.training and not self.frozen and shards() > 1:
+            return self._across(x)
         if not self.frozen:
             return super().forward(x)
         mean, var = self.running_mean, self.running_var
         return F.batch_norm(x, mean, var, self.weight, self.bias, False, 0.0, self.eps)
+
+    def _across(self, x: Tensor) -> Tensor:
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        assert mean is not None and var is not None and count is not None and self.momentum is not None
+        count.add_(1)
+        return batch_norm(x, mean, var, self.weight, self.bias, self.momentum, self.eps)
 
 
 def initialise(layers: Iterable[nn.Module]) -> None:

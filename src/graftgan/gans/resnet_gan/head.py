@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from graftgan.gans.base import NoiseMode
 from graftgan.gans.resnet_gan.layers import BRANCH_GAIN, activate
 from graftgan.gans.stylegan2.layers import at_least_float32, full_precision, normalise_second_moment
+from graftgan.world import normal
 
 STYLE_DIM = 256
 MAPPING_LAYERS = 8
@@ -86,7 +87,7 @@ class Noise(nn.Module):
         if noise_mode == "none":
             return x
         shape = (x.shape[0], 1, *x.shape[2:])
-        noise = self.const if noise_mode == "const" else torch.randn(shape, device=x.device)
+        noise = self.const if noise_mode == "const" else normal(shape, None, x.device)
         return x + (noise * self.strength[:, None, None]).to(x.dtype)
 
 

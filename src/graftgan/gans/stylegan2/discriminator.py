@@ -21,6 +21,7 @@ from graftgan.gans.stylegan2.layers import (
 )
 from graftgan.gans.stylegan2.mapping import LabelMapping
 from graftgan.gans.stylegan2.spec import StyleGAN2Spec
+from graftgan.world import gathered, own
 
 RESIDUAL_GAIN = math.sqrt(0.5)
 MBSTD_EPS = 1e-8
@@ -92,6 +93,7 @@ def minibatch_stddev(x: Tensor, group: int, split: int = 1) -> Tensor:
 
     In a part of P images, those at i, i + P/G, i + 2P/G, ... form a group of G: the layout that the public
     checkpoints were trained with. If ``group`` does not divide P, the largest smaller divisor is taken.
+    A batch that is cut over workers counts as a whole.
 
     Args:
         x: Features [N, C, H, W].
@@ -104,16 +106,17 @@ def minibatch_stddev(x: Tensor, group: int, split: int = 1) -> Tensor:
     Raises:
         ValueError: ``split`` does not divide N.
     """
-    n, channels, height, width = x.shape
-    if n % split:
-        raise ValueError(f"mbstd_split {split} does not divide the batch of {n}")
+    if len(x) % split:
+        raise ValueError(f"mbstd_split {split} does not divide the batch of {len(x)}")
+    everyone = gathered(x, split)
+    n, channels, height, width = everyone.shape
     part = n // split
     size = next(g for g in range(min(group, part), 0, -1) if part % g == 0)
-    grouped = x.reshape(split, size, part // size, channels, height, width)
+    grouped = everyone.reshape(split, size, part // size, channels, height, width)
     variance = (grouped - grouped.mean(dim=1, keepdim=True)).square().mean(dim=1)
     stddev = (variance + MBSTD_EPS).sqrt().mean(dim=(2, 3, 4))
     per_image = stddev[:, None, :].expand(split, size, part // size).reshape(n, 1, 1, 1)
-    return torch.cat([x, per_image.expand(n, 1, height, width)], dim=1)
+    return torch.cat([x, own(per_image, split).expand(len(x), 1, height, width)], dim=1)
 
 
 class Epilogue(nn.Module):

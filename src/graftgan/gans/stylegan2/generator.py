@@ -22,6 +22,7 @@ from graftgan.gans.stylegan2.layers import (
 )
 from graftgan.gans.stylegan2.mapping import Mapping
 from graftgan.gans.stylegan2.spec import StyleGAN2Spec
+from graftgan.world import normal
 
 DEMOD_EPS = 1e-8
 
@@ -91,7 +92,7 @@ class SynthesisLayer(nn.Module):
         if noise_mode == "const":
             noise = self.noise_const
         else:
-            noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
+            noise = normal((x.shape[0], 1, *x.shape[2:]), None, x.device)
         return (noise * (self.noise_strength * ACT_GAIN)).to(x.dtype)
 
 

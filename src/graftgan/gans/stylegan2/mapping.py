@@ -15,6 +15,7 @@ from graftgan.gans.stylegan2.layers import (
     normalise_second_moment,
 )
 from graftgan.gans.stylegan2.spec import StyleGAN2Spec
+from graftgan.world import averaged
 
 LR_MULTIPLIER = 0.01
 W_AVG_BETA = 0.998
@@ -100,7 +101,7 @@ class Mapping(_FcStack):
 
     @torch.no_grad()
     def _follow(self, w: Tensor) -> None:
-        self.w_avg.lerp_(w.mean(dim=0), 1 - W_AVG_BETA)
+        self.w_avg.lerp_(averaged(w.mean(dim=0)), 1 - W_AVG_BETA)
 
 
 class LabelMapping(_FcStack):

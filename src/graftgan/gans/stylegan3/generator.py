@@ -13,6 +13,7 @@ from graftgan.gans.stylegan2.layers import FullyConnected, at_least_float32, com
 from graftgan.gans.stylegan2.mapping import Mapping as StyleGAN2Mapping
 from graftgan.gans.stylegan3.filters import CLAMP, filtered_lrelu, low_pass, radial_low_pass
 from graftgan.gans.stylegan3.spec import LayerShape, Signal, StyleGAN3Spec
+from graftgan.world import averaged
 
 DEMOD_EPS = 1e-8
 MAGNITUDE_BETA = 0.999
@@ -153,7 +154,7 @@ class SynthesisLayer(nn.Module):
         fan_in = self.weight[0].numel()
         weight = self.weight * self.weight.square().sum(dim=(1, 2, 3), keepdim=True).rsqrt()
         style = self.affine(w)
-        style = style * style.square().mean().rsqrt()
+        style = style * averaged(style.square().mean()).rsqrt()
         energy = style.square() @ weight.square().sum(dim=(2, 3)).t()
         return style, weight, (energy + DEMOD_EPS / fan_in).rsqrt()
 
@@ -162,7 +163,7 @@ class SynthesisLayer(nn.Module):
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
-        self.magnitude_ema.lerp_(at_least_float32(x).square().mean(), 1 - MAGNITUDE_BETA)
+        self.magnitude_ema.lerp_(averaged(at_least_float32(x).square().mean()), 1 - MAGNITUDE_BETA)
 
 
 class Synthesis(nn.Module):

@@ -14,6 +14,7 @@ from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.training.penalty import Note
 from graftgan.transfer.penalties.base import BasePenalty
+from graftgan.world import gathered
 
 FLOOR = 1e-6
 
@@ -83,7 +84,7 @@ class SpectralDiversification(BasePenalty):
 
     F are D's features of the fakes (`Discriminator.spectral_features`). They are computed apart from the
     logits: from images that are not augmented, since augmentation would vary even equal ones, each image on
-    its own, and in float32.
+    its own, and in float32. A batch that is cut over workers counts as a whole.
     """
 
     name = "bsd"
@@ -143,7 +144,7 @@ class SpectralDiversification(BasePenalty):
                 f"{features.shape[1]} features",
                 f"set finetune.bsd_k to {features.shape[1]} or less, or choose a wider source",
             )
-        return features
+        return gathered(features)
 
     def warnings(self) -> list[str]:
         """Tell how often the term was at its floor, where it moves nothing."""

@@ -23,6 +23,7 @@ from graftgan.training.penalty import Note
 from graftgan.transfer.levels import is_convolution
 from graftgan.transfer.penalties.base import BasePenalty
 from graftgan.transfer.recording import outputs_of
+from graftgan.world import sharding
 
 SHORTEST = 1e-4
 
@@ -128,9 +129,11 @@ class DistanceConsistency(BasePenalty):
         """Return the term of G's loss."""
         z, labels = draw_latents(gan.spec, self.batch, self.rng, gan.prior)
         z, labels = z.to(fakes.device), None if labels is None else labels.to(fakes.device)
-        with torch.no_grad():
-            before = layer_outputs(self.source, self.layers, z, labels)
-        now = layer_outputs(gan.generator, self.layers, z, labels)
+        # So few images are not worth cutting over workers; each computes the whole term.
+        with sharding(on=False):
+            with torch.no_grad():
+                before = layer_outputs(self.source, self.layers, z, labels)
+            now = layer_outputs(gan.generator, self.layers, z, labels)
         return self.weight * distance_consistency(before, now)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.training.penalty import Note
 from graftgan.transfer.penalties.base import BasePenalty, anchors, moving
+from graftgan.world import sharding, take_from_first
 
 
 def fisher_diagonal(gan: Gan, samples: int, seed: int) -> dict[str, Tensor]:
@@ -90,7 +91,9 @@ class ElasticWeightConsolidation(BasePenalty):
         """Return the term of G's loss."""
         # The first step finds the source's networks unchanged; a run that goes on has it in its state.
         if not self.fisher:
-            self.fisher = fisher_diagonal(gan, self.samples, self.seed)
+            with sharding(on=False):
+                self.fisher = fisher_diagonal(gan, self.samples, self.seed)
+            take_from_first(self.fisher.values())
         parts = [
             (self.fisher[name] * (gan.generator.get_parameter(name) - anchor).square()).sum()
             for name, anchor in self.anchors.items()
