@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 from lifelong_table import AGAIN, ALONE, TUNED, label, summarise, table
 from numpy.typing import NDArray
-from transfer import RESULTS, ROOT
 
 from graftgan.bank.accounting import costs
 from graftgan.bank.files import sha256
@@ -50,6 +49,8 @@ from graftgan.stages.lifelong import Settings, example_sheet, learn_task, rank_i
 from graftgan.stages.warm_starts import Looking
 from graftgan.training.translators import translate
 
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 TASKS: dict[str, dict[str, Any]] = {
     "edges-micah": {"target": "data/micah.parquet", "make": "edges"},
     "colour-adventurer": {"target": "data/adventurer.parquet", "make": "grey"},
