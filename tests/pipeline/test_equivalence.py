@@ -12,6 +12,8 @@ import pytest
 from graftgan.contract import digest_path
 from graftgan.stages.specs import CLUSTER_STAGES, STAGES
 
+# Three whole pipelines are made before the first test; a busy machine may need long for them.
+pytestmark = pytest.mark.timeout(1800)
 NAMES = [spec.name for spec in STAGES]
 
 
