@@ -44,7 +44,7 @@ def test_the_message_names_method_source_and_family_and_what_would_work() -> Non
         check_family("lora", "biggan", "flowers")
     assert "family stylegan2, stylegan3" in error.value.message
     assert "full" in error.value.remedy and "scale_shift" in error.value.remedy
-    assert "freeze_d" not in error.value.remedy
+    assert "freeze_d" in error.value.remedy and "gan_memory" not in error.value.remedy
     check_family("full", "dcgan", "flowers")
     check_family("lora", "stylegan3", "flowers")
 
