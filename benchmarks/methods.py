@@ -3,7 +3,7 @@
 Every method is started from the recommended source, or from `--source`, on three targets, with 25, 100 and
 1,000 images and three seeds (of the draw of images and of the training), all at one budget. Scores are on the
 images that the largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is
-not repeated, and the table names its draws.
+not repeated, and the table names its draws; after a change of a method, remove its folders there.
 
     python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods NAME ...]
 """
@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "gan_memory": ("method=gan_memory",),
     "minegan": ("method=minegan",),
     "cdc": ("method=cdc",),
+    "cdc penalty": ("penalties=[cdc]",),
     "ewc": ("method=ewc",),
     "l2_sp": ("method=l2_sp",),
     "bsd": ("penalties=[bsd]",),

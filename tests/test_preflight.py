@@ -104,6 +104,9 @@ FAILURES = [
     ("run", 2, "finetune.precision=fp16", "finetune.precision: fp16 needs a GPU"),
     ("run", 2, "finetune.method=class_embedding", "class_embedding"),
     ("run", 2, "finetune.penalties=[none]", "finetune.penalties: 'none' is not a penalty"),
+    ("run", 2, "finetune={r1_on_fakes: true, r1_gamma: 0}", "finetune.r1_on_fakes=true with finetune.r1_g"),
+    ("run", 2, "finetune={method: auto, penalties: [bsd], bsd_k: 99}", "finetune.bsd_k is 99, but finetune"),
+    ("run", 2, "finetune={method: bsa, prior: gmm}", "finetune.prior=gmm has no meaning with finetune."),
     ("run", 2, "track={mode: live, uri: runs}", "track.uri: 'runs' names a folder"),
 ]  # fmt: skip
 
@@ -115,6 +118,13 @@ def test_what_would_fail_has_its_exit_code(
     found, said = call(command, setting)
     assert (found, part in said) == (code, True), said
     assert "fix: " in said and "Traceback" not in said
+
+
+def test_a_batch_that_the_workers_cannot_share(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    code, said = call("run", "finetune.method=auto", "finetune.batch=16")
+    assert code == 2 and "finetune.batch is 16, which WORLD_SIZE" in said
+    assert call("run", "finetune.method=auto", "finetune.batch=15")[0] == 0
 
 
 def test_a_stage_without_its_inputs_names_who_makes_them(call: Call) -> None:

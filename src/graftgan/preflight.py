@@ -218,26 +218,32 @@ def local_spec(catalogue: Catalogue, source: Source) -> GanSpec | None:
 
 
 def method(params: Params) -> Iterator[str]:
-    """Method, penalties and prior go with the other settings and with the sources' families.
+    """Method, penalties and prior go with the other settings, the workers and the sources' families.
+
+    Of `auto` only what holds for any method is checked.
 
     Raises:
         ConfigError: If not; with `rank.choose: recommended`, only if the method knows none of the sources.
     """
     from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
     from graftgan.device import pick_device, pick_dtype
+    from graftgan.stages.prior import check_prior
+    from graftgan.stages.together import check_workers
     from graftgan.transfer import check_family
-    from graftgan.transfer import method as method_called
-    from graftgan.transfer.auto import AUTO
-    from graftgan.transfer.penalties import make_penalties
+    from graftgan.transfer.auto import AUTO, FALLBACK
+    from graftgan.transfer.combinations import check_settings
+    from graftgan.workers import count
 
     settings, rank = params.finetune, params.rank
     pick_dtype(settings.precision, pick_device(params.runtime.device))
-    if settings.method == AUTO:
+    decided = settings.method != AUTO
+    known = settings if decided else settings.model_copy(update={"method": FALLBACK.method})
+    check_settings(known)
+    check_workers(params.model_copy(update={"finetune": known}), count())
+    check_prior(known, training_images=None)
+    if not decided:
         yield "finetune.method: auto is decided by what rank chooses"
         return
-    if (refuse := method_called(settings.method).check) is not None:
-        refuse(settings)
-    make_penalties(settings)
     if is_address(rank.catalogue):
         yield f"{rank.catalogue} is in a store: what finetune.method can do with its sources is not known yet"
         return

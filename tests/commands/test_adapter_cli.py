@@ -13,7 +13,7 @@ from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
 from graftgan.cli import cli
 from graftgan.config import Finetune
 from graftgan.contract import digest_file
-from graftgan.errors import CheckpointError, ConfigError
+from graftgan.errors import CheckpointError, ConfigError, GraftganError
 from graftgan.gans.base import build, sample
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.transfer.adapters import PLACES
@@ -88,6 +88,21 @@ def test_a_library_is_made_filled_listed_and_blended(base: Path) -> None:
     assert blended.exit_code == 0, blended.output
     assert bias(home / "blend") == 1.5
     assert isinstance(call("blend", shelf, "ones", "twos", "--out", home / "x").exception, ConfigError)
+
+
+def test_a_library_is_not_made_for_an_adapter_that_it_cannot_hold(base: Path) -> None:
+    home, shelf, other = base.parent, base.parent / "shelf", base.parent / "other"
+    other.mkdir()
+    save_gan(build(TINY, seed=4), other)
+    for name, adapter, foot in (
+        ("ones", home / "absent.safetensors", base), ("ones", home / "ones.safetensors", other),
+        ("a/b", home / "ones.safetensors", base), ("ones", home / "ones.safetensors", home),
+    ):  # fmt: skip
+        refused = call("add", shelf, name, adapter, "--base", foot)
+        assert isinstance(refused.exception, GraftganError) and not shelf.exists(), refused.output
+    assert call("add", shelf, "ones", home / "ones.safetensors", "--base", base).exit_code == 0
+    again = call("add", shelf, "threes", home / "threes.safetensors", "--base", base).exception
+    assert isinstance(again, ConfigError) and "without a base" in again.remedy
 
 
 def test_the_commands_load_nothing_heavy_until_they_run() -> None:

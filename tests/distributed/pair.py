@@ -15,12 +15,14 @@ import torch
 from safetensors.torch import save_file
 from training.nets import everything, pictures, recipe, tiny
 from training.test_families import SIZES
+from training.test_prior import mixture
 
 from graftgan.errors import GraftganError
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
+from graftgan.training.prior import MovingPrior
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import method
 from graftgan.transfer.penalties import make_penalties
@@ -78,9 +80,13 @@ def train(steps: int, device: str = "cpu", **changes: Any) -> Trainer:
     ada = AdaControllerConfig(target=settings.ada_target, speed_kimg=settings.ada_speed_kimg)
     augment = make_augment(settings.augment, ada=ada)
     trainer = Trainer(gan, images, labels, settings, augment, torch.device(device), from_scratch)
+    if settings.prior != "normal":
+        trainer.set_prior(MovingPrior(mixture(), "linear"))
     trainer.add_penalties(make_penalties(trainer.settings))
     trainer.seed_noise()
-    for _ in range(steps):
+    for step in range(steps):
+        if trainer.prior is not None:
+            trainer.set_rate(step / steps)
         trainer.step()
     return trainer
 

@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "stylegan3": BASE | {"family": "stylegan3"},
     "dcgan": BASE | {"family": "dcgan", "from_scratch": True},
     "biggan": BASE | {"family": "biggan", "from_scratch": True},
+    "gmm": BASE | {"prior": "gmm_to_normal", "style_mixing": 0.9, "penalties": ["bsd"], "bsd_k": 3},
+    "minegan": BASE | {"method": "minegan", "minegan": {"joint_from": 0.0}, "r1_on_fakes": True},
+    "lora": BASE | {"method": "lora", "adapter_rank": 2},
     "cdc_ewc": BASE | {"penalties": ["cdc", "ewc", "l2_sp"], "ewc_samples": 2},
 }
 

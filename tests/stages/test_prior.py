@@ -287,9 +287,9 @@ def settings(**changes: Any) -> Finetune:
         ({"mixture": {"components": 9}}, 8, ("finetune.mixture.components", "finetune.prior")),
         ({}, 2, ("finetune.mixture.components", "finetune.prior")),
         (
-            {"method": "filter_transfer", "filter_transfer": {"head": "small"}},
-            100,
-            ("finetune.prior=gmm", "finetune.filter_transfer.head"),
+            {"method": "bsa"},
+            None,
+            ("finetune.prior=gmm", "finetune.method=bsa"),
         ),
         (
             {"method": "lora", "inversion": {"learn_class": True}},
@@ -299,7 +299,7 @@ def settings(**changes: Any) -> Finetune:
     ],
 )
 def test_what_cannot_go_together_is_refused_with_both_keys(
-    changes: dict[str, Any], images: int, keys: tuple[str, ...]
+    changes: dict[str, Any], images: int | None, keys: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigError) as error:
         check_prior(settings(**changes), images)

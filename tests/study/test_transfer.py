@@ -123,7 +123,12 @@ def test_what_an_arm_does_not_take_is_fresh_the_average_too() -> None:
 def test_what_would_compare_unlike_things_is_refused(
     shop: tuple[Path, Params, list[str]], tmp_path: Path
 ) -> None:
-    changes = {"finetune.method=freeze_d": "finetune.method", "finetune.penalties=[l2_sp]": "penalties"}
+    changes = {
+        "finetune.method=freeze_d": "finetune.method",
+        "finetune.penalties=[l2_sp]": "penalties",
+        "finetune.prior=gmm": "finetune.prior",
+        "finetune={r1_on_fakes: true, r1_gamma: 0}": "finetune.r1_on_fakes",
+    }
     for change, word in changes.items():
         with pytest.raises(ConfigError, match=word):
             check(plan(shop, tmp_path, params=load(None, [*shop[2], change])))

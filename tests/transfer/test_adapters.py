@@ -16,7 +16,7 @@ from graftgan.contract import digest_file
 from graftgan.errors import CheckpointError, ConfigError
 from graftgan.gans.base import Gan, sample
 from graftgan.transfer import METHODS, method
-from graftgan.transfer.adapters import apply, extract, interpolate, load_base, parts, transplant
+from graftgan.transfer.adapters import PLACES, apply, extract, interpolate, load_base, parts, transplant
 from transfer.families import small, train, trainer
 
 HEAD = {"head": "small", "calibration_samples": 20}
@@ -207,6 +207,7 @@ def test_adapters_of_different_kinds_are_not_combined(library: Library) -> None:
     [
         {"method": "unheard"},
         {"settings": {}},
+        {"settings": {**dict.fromkeys(PLACES, 4), "filter_transfer": 4}},
         {"method": "lora"},
         {"tensors": {"fc.parametrizations.weight.0.absent": torch.ones(1)}},
         {"tensors": {"fc.parametrizations.weight.0.gamma": torch.ones(1)}},

@@ -114,6 +114,18 @@ def check_base(adapter: Adapter, folder: Path, origin: str) -> None:
         )
 
 
+def check_name(name: str) -> None:
+    """Refuse a name of a task that is none for a file.
+
+    Raises:
+        ConfigError: It has other characters than letters, digits, hyphens and underscores.
+    """
+    if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+        raise ConfigError(
+            f"{name!r} is not a name for a task", "use letters, digits, hyphens and underscores"
+        )
+
+
 class Library:
     """One base and the adapters of any number of tasks: ``base/`` and ``tasks/NAME.safetensors`` in a folder.
 
@@ -142,7 +154,9 @@ class Library:
             MissingInput: The base lacks its weights or its spec.
         """
         if folder.exists():
-            raise ConfigError(f"{folder} exists", "name a new folder")
+            raise ConfigError(
+                f"{folder} exists", "name a new folder, or add to the library that is there without a base"
+            )
         for name in (WEIGHTS, SPEC):
             if not (base / name).is_file():
                 raise MissingInput(f"{base / name} does not exist", "give the checkpoint folder of the base")
@@ -168,10 +182,7 @@ class Library:
         Raises:
             ConfigError: The name is not one for a file.
         """
-        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-            raise ConfigError(
-                f"{name!r} is not a name for a task", "use letters, digits, hyphens and underscores"
-            )
+        check_name(name)
         return self.folder / TASKS / f"{name}.safetensors"
 
     def add(self, name: str, adapter: Path) -> None:

@@ -58,8 +58,12 @@ def adapter_apply(base: Path, adapter: Path, out: Path) -> None:
 @click.option("--base", type=PATH, help="Checkpoint folder of the base, to make a new library.")
 def adapter_add(library: Path, name: str, adapter: Path, base: Path | None) -> None:
     """Add ADAPTER to the folder LIBRARY as the task NAME."""
-    from graftgan.checkpoints.adapters import Library
+    from graftgan.checkpoints.adapters import Library, check_base, check_name, read_adapter
 
+    if base:
+        # Before the library is made, or a second try would find it there.
+        check_name(name)
+        check_base(read_adapter(adapter), base, str(adapter))
     shelf = Library.create(library, base) if base else Library(library)
     shelf.add(name, adapter)
     click.echo(f"{library}: {', '.join(shelf.names())}")

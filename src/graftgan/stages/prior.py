@@ -53,8 +53,12 @@ class Prepared:
     warnings: tuple[str, ...]
 
 
-def check_prior(settings: Finetune, training_images: int) -> None:
+def check_prior(settings: Finetune, training_images: int | None) -> None:
     """Refuse settings that a prior cannot go with, before anything is loaded.
+
+    Args:
+        settings: The recipe; :func:`graftgan.transfer.combinations.check_settings` has let it pass.
+        training_images: Their number; None while it is not known.
 
     Raises:
         ConfigError: Naming both keys.
@@ -67,18 +71,13 @@ def check_prior(settings: Finetune, training_images: int) -> None:
             "plays no game against a discriminator",
             "set finetune.prior=normal, or choose another finetune.method",
         )
-    if settings.method in ("filter_transfer", "adafm") and settings.filter_transfer.head == "small":
-        raise ConfigError(
-            f"finetune.prior={settings.prior} needs the source's latents, which "
-            "finetune.filter_transfer.head=small replaces",
-            "set finetune.prior=normal, or finetune.filter_transfer.head=source",
-        )
     if settings.inversion.learn_class and method(settings.method).adapter:
         raise ConfigError(
             f"finetune.inversion.learn_class moves what finetune.method={settings.method} keeps",
             "set finetune.inversion.learn_class=false, or choose another finetune.method",
         )
-    component_count(settings.mixture.components, training_images)
+    if training_images is not None:
+        component_count(settings.mixture.components, training_images)
     check_installed()
 
 

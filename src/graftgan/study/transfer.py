@@ -40,6 +40,7 @@ from graftgan.training.loop import Loop, Measurement
 from graftgan.training.state import StateStore
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import method
+from graftgan.transfer.combinations import check_settings
 
 Features = NDArray[np.floating]
 ARMS = ("both", "g_only", "d_only", "scratch")
@@ -95,12 +96,13 @@ def check(plan: Plan) -> None:
             f"study transfer has fresh networks, which finetune.method={settings.method} would keep fixed",
             "set finetune.method=full",
         )
+    check_settings(settings)
     if settings.penalties:
         raise ConfigError(
             f"study transfer has arms without a source, which finetune.penalties={settings.penalties} needs",
             "set finetune.penalties=[]",
         )
-    if getattr(settings, "prior", "normal") != "normal":
+    if settings.prior != "normal":
         raise ConfigError(
             "study transfer has arms with a fresh G, for which finetune.prior has no meaning",
             "set finetune.prior=normal",

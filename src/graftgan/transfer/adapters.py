@@ -106,12 +106,13 @@ def prepared(base: Gan, adapter: Adapter) -> Gan:
 
 
 def _settings(adapter: Adapter) -> Finetune:
-    places: dict[str, Any] = copy.deepcopy(adapter.settings)
+    places = adapter.settings
     if set(places) != set(PLACES) or adapter.method not in METHODS:
         raise ValueError(f"known are the methods {', '.join(METHODS)} with the keys {', '.join(PLACES)}")
+    settings = Finetune.model_validate({"method": adapter.method, **places})
     # What the head was calibrated to is in the adapter.
-    places["filter_transfer"]["calibration_samples"] = UNREAD_SAMPLES
-    return Finetune.model_validate({"method": adapter.method, **places})
+    unread = settings.filter_transfer.model_copy(update={"calibration_samples": UNREAD_SAMPLES})
+    return settings.model_copy(update={"filter_transfer": unread})
 
 
 def apply(base: Gan, adapter: Adapter) -> Gan:

@@ -81,6 +81,17 @@ def test_computing_it_leaves_no_trace(family: str) -> None:
     assert all(p.grad is None for p in [*gan.generator.parameters(), *gan.discriminator.parameters()])
 
 
+def test_what_rests_at_the_first_step_has_its_information_too() -> None:
+    gan = moved(networks())
+    whole = fisher_diagonal(gan, 2, seed=0)
+    resting = dict(list(gan.generator.named_parameters())[::2])
+    for parameter in resting.values():
+        parameter.requires_grad_(False)
+    assert equal(fisher_diagonal(gan, 2, 0, whole), whole)
+    assert not any(parameter.requires_grad for parameter in resting.values())
+    assert fisher_diagonal(gan, 2, 0).keys() == whole.keys() - resting.keys()
+
+
 def test_the_seed_decides_it() -> None:
     gan = moved(networks())
     runs = []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
@@ -18,8 +18,10 @@ from graftgan.transfer.penalties.base import BasePenalty, anchors, moving
 from graftgan.world import sharding, take_from_first
 
 
-def fisher_diagonal(gan: Gan, samples: int, seed: int) -> dict[str, Tensor]:
-    """Return ``F_i = E_z (d/d theta_i log sigmoid(D(G(z))))^2`` for G's moving parameters.
+def fisher_diagonal(
+    gan: Gan, samples: int, seed: int, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Return ``F_i = E_z (d/d theta_i log sigmoid(D(G(z))))^2`` for parameters of G.
 
     The square is of each image's own gradient, so that images go through the networks one at a time: the
     squared gradient of a batch's mean is smaller by about the size of the batch, and mixes the images.
@@ -28,12 +30,14 @@ def fisher_diagonal(gan: Gan, samples: int, seed: int) -> dict[str, Tensor]:
         gan: The source's networks; they are left as they are, stored statistics included.
         samples: Images that the mean is over.
         seed: Seed of latents, classes and noise; the global random state is left as it was.
+        names: Of the parameters; None is those that move now.
     """
-    parameters = moving(gan.generator)
+    wanted = moving(gan.generator) if names is None else names
+    parameters = {name: gan.generator.get_parameter(name) for name in wanted}
     fisher = {name: torch.zeros_like(p, requires_grad=False) for name, p in parameters.items()}
     device = next(iter(parameters.values())).device
     rng = torch.Generator().manual_seed(seed)
-    with _aside(gan, device, seed):
+    with _aside(gan, device, seed), _awake(parameters.values()):
         for _ in range(samples):
             z, labels = draw_latents(gan.spec, 1, rng)
             ids = None if labels is None else labels.to(device)
@@ -61,6 +65,19 @@ def _aside(gan: Gan, device: torch.device, seed: int) -> Iterator[None]:
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+@contextmanager
+def _awake(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Let parameters have gradients that rest at the moment."""
+    resting = [parameter for parameter in parameters if not parameter.requires_grad]
+    try:
+        for parameter in resting:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for parameter in resting:
+            parameter.requires_grad_(False)
 
 
 class ElasticWeightConsolidation(BasePenalty):
@@ -92,7 +109,7 @@ class ElasticWeightConsolidation(BasePenalty):
         # The first step finds the source's networks unchanged; a run that goes on has it in its state.
         if not self.fisher:
             with sharding(on=False):
-                self.fisher = fisher_diagonal(gan, self.samples, self.seed)
+                self.fisher = fisher_diagonal(gan, self.samples, self.seed, self.anchors)
             take_from_first(self.fisher.values())
         parts = [
             (self.fisher[name] * (gan.generator.get_parameter(name) - anchor).square()).sum()
