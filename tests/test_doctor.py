@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +155,41 @@ def test_sources_are_examined_at_first_sight(project: Path) -> None:
     assert "does not exist" in found("catalogue").text
 
 
-def test_sources_to_be_fetched_are_noted(project: Path) -> None:
-    entry = {
-        "name": "far",
-        "url": "https://host.invalid/gan.safetensors",
-        "sha256": "1" * 64,
-        "resolution": 32,
-    }
+@pytest.mark.parametrize("place", ["url: https://host.invalid/gan.safetensors", "path: s3://team/zoo/far"])
+@pytest.mark.parametrize("kind", ["graftgan", "public"])
+def test_sources_to_be_fetched_are_noted(project: Path, place: str, kind: str) -> None:
+    entry = yaml.safe_load(place) | {"name": "far", "sha256": "1" * 64, "resolution": 32, "format": kind}
     (project / "zoo" / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
     noted = [f for f in examine(Path("params.yaml")) if f.subject == "catalogue"]
     assert [f.status for f in noted] == ["ok", "note"]
     assert "far" in noted[1].text
+
+
+def test_a_file_of_another_project_is_a_source(project: Path, own_places: Path) -> None:
+    entry = {"name": "other", "path": "other.pkl", "sha256": "1" * 64, "resolution": 32, "format": "public"}
+    catalogue = project / "zoo" / "catalogue.yaml"
+    catalogue.write_text(yaml.safe_dump([entry]))
+    assert found("catalogue").status == "missing"
+    assert "other.pkl does not exist" in found("catalogue").text
+    (project / "zoo" / "other.pkl").write_bytes(b"looked into by `graftgan source verify`")
+    assert found("catalogue").text.endswith("1 sources here")
+    (own_places / "cache" / "sources").mkdir(parents=True)
+    (own_places / "cache" / "sources" / f"{'1' * 64}.public").write_bytes(b"")
+    catalogue.write_text(yaml.safe_dump([entry | {"path": None, "url": "https://host.invalid/other.pkl"}]))
+    assert [f.status for f in examine(Path("params.yaml")) if f.subject == "catalogue"] == ["ok"]
+
+
+def test_what_lies_in_a_store_is_not_fetched(project: Path) -> None:
+    write_params(data={"path": "s3://team/images.zip"}, rank={"catalogue": "s3://team/zoo/catalogue.yaml"})
+    for subject in ("images", "catalogue"):
+        assert found(subject).status == "note"
+        assert "s3://team/" in found(subject).text and "was not looked at" in found(subject).text
+
+
+def test_every_extra_is_examined() -> None:
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    named = set(extras["project"]["optional-dependencies"]) - {"all", "dev"}
+    assert set(doctor.EXTRAS) == named
 
 
 def test_a_server_that_is_away_costs_at_most_its_time_limit(project: Path) -> None:

@@ -78,7 +78,10 @@ class Data(Section):
     split: Split = Field(default_factory=Split, description="Shares of the split.")
     train_images: Count | None = Field(None, description="Use only so many training images; null means all.")
     near_duplicate_bits: int = Field(
-        6, ge=0, le=16, description="Perceptual hashes closer than this many bits are near duplicates."
+        6,
+        ge=0,
+        le=16,
+        description="Near duplicates differ in at most so many bits of a hash, and hardly in pixels.",
     )
     max_pixels: Count = Field(100_000_000, description="Images with more pixels are refused as bombs.")
     max_file_bytes: Count = Field(200_000_000, description="Files larger than this are refused.")

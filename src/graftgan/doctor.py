@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from graftgan.config import Params
 from graftgan.errors import GraftganError
 from graftgan.params import load
 from graftgan.places import cache_home, home
-from graftgan.remote import local
+from graftgan.remote import is_address
+
+if TYPE_CHECKING:
+    from graftgan.checkpoints.catalogue import Source
 
 GIB = 1 << 30
 LOW_DISK_BYTES = 2 * GIB
@@ -35,6 +38,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "track": (("mlflow", "psutil"), "runs stay in the journal, nothing is registered"),
     "dvc": (("dvc",), "no `dvc repro`; `graftgan run` does the same"),
     "kfp": (("kfp",), "pipelines cannot be compiled"),
+    "s3": (("s3fs",), "no s3:// addresses"),
+    "export": (("onnx", "onnxruntime"), "no `graftgan source export` to ONNX"),
     "workers": (("lightning_fabric",), "no torchrun with several processes"),
 }
 
@@ -228,8 +233,10 @@ def weights_finding(name: str, find: Callable[[], Path], used: bool) -> Finding:
 
 def images(params: Params) -> Iterator[Finding]:
     """The image set."""
-    path = local(params.data.path, cache_home())
-    if path.exists():
+    path = Path(params.data.path)
+    if is_address(path):
+        yield in_store("images", "data.path", params.data.path)
+    elif path.exists():
         yield Finding("ok", "images", str(path))
     else:
         yield Finding(
@@ -241,10 +248,13 @@ def catalogue(params: Params) -> Iterator[Finding]:
     """The source checkpoints: whole by their headers; `graftgan source verify` reads them through."""
     from graftgan.checkpoints.catalogue import Catalogue
 
-    shelf = Catalogue(params.rank.catalogue, cache_home())
+    if is_address(params.rank.catalogue):
+        yield in_store("catalogue", "rank.catalogue", params.rank.catalogue)
+        return
+    shelf = Catalogue(Path(params.rank.catalogue))
     chosen = shelf.select(params.rank.sources)
-    here = [source for source in chosen if source.path is not None]
-    faults = [fault for s in here if (fault := checkpoint_fault(shelf.place(s, cache_home())))]
+    here = [source for source in chosen if shelf.at_hand(source, cache_home())]
+    faults = [fault for s in here if s.path and (fault := source_fault(s, shelf.place(s, cache_home())))]
     if not chosen:
         yield Finding(
             "missing", "catalogue", f"{shelf.path} lists no source", "add an entry, or run `make zoo`"
@@ -256,7 +266,7 @@ def catalogue(params: Params) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", "catalogue", f"{shelf.path}: {len(here)} sources here")
-    waiting = [s for s in chosen if s.url and not (cache_home() / "sources" / s.sha256).is_dir()]
+    waiting = [source for source in chosen if source not in here]
     if waiting:
         names = ", ".join(s.name for s in waiting)
         yield Finding(
@@ -264,12 +274,20 @@ def catalogue(params: Params) -> Iterator[Finding]:
         )
 
 
-def checkpoint_fault(folder: Path) -> str:
-    """Return what is wrong with a checkpoint folder at first sight, or an empty text."""
+def in_store(subject: str, key: str, address: str) -> Finding:
+    """Return that something lies in an object store, where it is not looked at."""
+    text = f"{key}: {address} is in a store and was not looked at"
+    return Finding("note", subject, text, "a stage fetches and checks it, or `graftgan store pull`")
+
+
+def source_fault(source: Source, folder: Path) -> str:
+    """Return what is wrong with a source's folder, or file of another project, at first sight, or nothing."""
     from safetensors import SafetensorError, safe_open
 
     from graftgan.checkpoints.store import SPEC, WEIGHTS
 
+    if source.format == "public":
+        return "" if folder.is_file() else f"{folder} does not exist"
     if absent := [name for name in (WEIGHTS, SPEC) if not (folder / name).is_file()]:
         return f"{folder / absent[0]} does not exist"
     try:

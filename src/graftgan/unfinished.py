@@ -66,14 +66,12 @@ def unused(state: Path, note: Note) -> list[str]:
     if _holds_state(state):
         return []
     stage = state.name.rpartition("-")[0]
-    others = [
-        folder for folder in state.parent.glob(f"{stage}-*") if folder != state and _holds_state(folder)
-    ]
-    for folder in sorted(others, key=lambda folder: -(folder / NOTE).stat().st_mtime):
-        earlier = _read(folder)
-        if earlier is not None and earlier.result == note.result:
-            return differences(earlier, note)
-    return []
+    others = (_read(folder) for folder in state.parent.glob(f"{stage}-*") if folder != state)
+    earlier = [(written, other) for written, other in filter(None, others) if other.result == note.result]
+    if not earlier:
+        return []
+    _, newest = max(earlier, key=lambda found: found[0])
+    return differences(newest, note)
 
 
 def _holds_state(folder: Path) -> bool:
@@ -82,9 +80,12 @@ def _holds_state(folder: Path) -> bool:
     return any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
 
 
-def _read(folder: Path) -> Note | None:
+def _read(folder: Path) -> tuple[int, Note] | None:
+    """Return when a note was written, and the note, or None without a state; a run may end meanwhile."""
     try:
-        return Note(**read_json(folder / NOTE))
+        if not _holds_state(folder):
+            return None
+        return (folder / NOTE).stat().st_mtime_ns, Note(**read_json(folder / NOTE))
     except (MissingInput, TypeError, OSError):
         return None
 

@@ -37,8 +37,10 @@ def test_stylegan2_ada_dataset_without_labels_takes_none_from_its_folders(tmp_pa
     ]
 
 
-def test_broken_labels_are_refused(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "a.zip", {"a.png": PICTURE, "dataset.json": "{'labels'"})
+@pytest.mark.parametrize("text", ["{'labels'", "[" * 100_000, f'{{"labels": {"9" * 5000}}}'])
+def test_broken_labels_are_refused(tmp_path: Path, text: str) -> None:
+    members = {"a.png": PICTURE, "dataset.json": text}
+    path = write_zip(tmp_path / "a.zip", members, zipfile.ZIP_STORED)
     with pytest.raises(DataError, match=r"a\.zip: dataset\.json is not JSON"):
         ZipSource(path, 10**8)
 

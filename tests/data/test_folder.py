@@ -135,9 +135,10 @@ def test_listed_labels_replace_folders(tmp_path: Path) -> None:
     assert len(source.warnings) == 2 and source.ignored == 0
     (tmp_path / "dataset.json").write_text('{"labels": null}')
     assert [image.label for image in FolderSource(tmp_path, 10**8).images()] == [None] * 3
-    (tmp_path / "dataset.json").write_text("{")
-    with pytest.raises(DataError, match=r"dataset\.json is not JSON"):
-        FolderSource(tmp_path, 10**8)
+    for text in ("{", "[" * 100_000):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(DataError, match=r"dataset\.json is not JSON"):
+            FolderSource(tmp_path, 10**8)
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "licence.txt", "NOTICE.md", "COPYING"])

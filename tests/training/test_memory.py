@@ -10,6 +10,7 @@ from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.training import memory
 from graftgan.training.memory import HEADROOM, Need, available_bytes, estimate, warning
+from graftgan.world import World, belonging
 from tests.gans.biggan.sizes import TINY as BIGGAN
 from tests.gans.dcgan.sizes import TINY as DCGAN
 
@@ -95,6 +96,17 @@ def test_a_warning_names_the_batch_that_fits(monkeypatch: pytest.MonkeyPatch) ->
     assert "not even a batch of 1" in str(warning(SPEC, 64, CPU))
     monkeypatch.setattr(memory, "available_bytes", lambda device: None)
     assert warning(SPEC, 64, CPU) is None
+
+
+def test_each_worker_has_its_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = estimate(SPEC, 16)
+    assert part is not None
+    monkeypatch.setattr(memory, "available_bytes", lambda device: part.total_bytes)
+    assert "finetune.batch=16 would fit" in str(warning(SPEC, 64, CPU))
+    with belonging(World(1, 4)):
+        assert warning(SPEC, 64, CPU) is None
+        assert "each of 4 workers" in str(warning(SPEC, 128, CPU))
+        assert "finetune.batch=64 would fit" in str(warning(SPEC, 128, CPU))
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

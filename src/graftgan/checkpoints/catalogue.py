@@ -117,6 +117,15 @@ class Catalogue:
         path = str(source.path)
         return local(path if is_address(path) else join(parent(self.path), path), cache)
 
+    def at_hand(self, source: Source, cache: Path) -> bool:
+        """Tell whether an entry need not be fetched; whether its files are whole is not looked at."""
+        if source.path:
+            return not is_address(source.path) and not is_address(self.path)
+        fetched = cache / "sources" / source.sha256
+        if source.format == "public":
+            return fetched.with_name(f"{source.sha256}.public").is_file()
+        return (fetched / WEIGHTS).is_file()
+
     def _converted(self, source: Source, cache: Path) -> Path:
         file = self.place(source, cache) if source.path else _fetch_file(source, cache)
         if not file.is_file():
@@ -250,7 +259,7 @@ def download(url: str, target: Path) -> None:
 
 
 def card(folder: Path) -> dict[str, Any]:
-    """Return the card of a zoo checkpoint, or an empty one."""
+    """Return the card of a zoo checkpoint, or an empty one, as for a file of another project."""
     try:
         raw = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -151,7 +151,7 @@ class ZipSource:
             if bad:
                 raise ValueError(bad)
             raw = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{self._path}: {LABELS_FILE} is not JSON: {error}", "make the archive again"
             ) from None

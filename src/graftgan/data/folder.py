@@ -125,7 +125,7 @@ class FolderSource:
             return None
         try:
             raw = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}", "correct or remove it") from None
         return listed_labels(raw, str(path.parent))
 

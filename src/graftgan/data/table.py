@@ -140,5 +140,5 @@ def _class_names(metadata: dict[bytes, bytes]) -> list[str]:
     try:
         names = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]["names"]
         return [str(name) for name in names]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return []

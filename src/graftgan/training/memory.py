@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from graftgan.gans.base import Gan, build
 from graftgan.gans.spec import GanSpec
+from graftgan.world import world
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
@@ -77,15 +78,22 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def warning(spec: GanSpec, batch: int, device: torch.device) -> str | None:
-    """Return a sentence if training needs more memory than is free, with the batch that would fit."""
-    free = available_bytes(device)
-    need = None if free is None else estimate(spec, batch)
+    """Return a sentence if training needs more memory than is free, with the batch that would fit.
+
+    Args:
+        spec: The networks.
+        batch: Images a step, of which each worker of the run has its part.
+        device: Where this worker trains.
+    """
+    free, workers = available_bytes(device), world().size
+    need = None if free is None else estimate(spec, max(batch // workers, 1))
     if free is None or need is None or need.total_bytes <= free:
         return None
-    fits = need.batch_that_fits(free)
-    advice = f"finetune.batch={fits} would fit" if fits else "not even a batch of 1 would fit"
+    fits = need.batch_that_fits(free) * workers
+    advice = f"finetune.batch={fits} would fit" if fits else f"not even a batch of {workers} would fit"
+    each = f"each of {workers} workers" if workers > 1 else "training"
     return (
-        f"training needs about {need.total_bytes / 1e9:.1f} GB of memory with finetune.batch={batch}, "
+        f"{each} needs about {need.total_bytes / 1e9:.1f} GB of memory with finetune.batch={batch}, "
         f"and {free / 1e9:.1f} GB are free on {device}: {advice}"
     )
 
