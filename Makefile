@@ -35,6 +35,7 @@ lint: setup ## style and types
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m pipelines.lint
 	$(BIN)/python -m pipelines.lifelong dvc --check
+	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
 
