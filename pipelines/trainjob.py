@@ -107,14 +107,7 @@ def manifest(settings: Settings) -> dict[str, Any]:
             "runtimeRef": {"apiGroup": API, "kind": "ClusterTrainingRuntime", "name": settings.runtime},
             "trainer": {
                 "image": settings.image,
-                "command": [
-                    "torchrun",
-                    "--shutdown-timeout",
-                    str(settings.grace_s),
-                    "-m",
-                    "graftgan",
-                    settings.stage,
-                ],
+                "command": command(settings),
                 "args": arguments(settings),
                 "env": [{"name": name, "value": value} for name, value in variables.items()],
                 "numNodes": settings.nodes,
