@@ -27,6 +27,10 @@ API = "trainer.kubeflow.org"
 STEP = "node"
 """Name of the replicated job and of its container in the runtimes for PyTorch."""
 WORKSPACE = "/workspace"
+USER = 10001
+"""The image's user."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
+"""Folders for what ends with the pod; the root file system is read-only."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 SECRET = re.compile(rf"\w+={SUBDOMAIN.pattern}/[-._a-zA-Z0-9]+")
@@ -150,18 +154,29 @@ def arguments(settings: Settings) -> list[str]:
 def _patch(settings: Settings) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": settings.grace_s,
-        "securityContext": {"runAsNonRoot": True, "fsGroup": 0},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "fsGroup": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": settings.claim}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
+            *({"name": name, "emptyDir": {}} for name in WRITABLE),
         ],
         "containers": [
             {
                 "name": STEP,
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
                 "volumeMounts": [
                     {"name": "workspace", "mountPath": WORKSPACE},
                     {"name": "shm", "mountPath": "/dev/shm"},
+                    *({"name": name, "mountPath": path} for name, path in WRITABLE.items()),
                 ],
             }
         ],

@@ -39,6 +39,9 @@ CASES: dict[str, dict[str, Any]] = {
     "stylegan3": BASE | {"family": "stylegan3"},
     "dcgan": BASE | {"family": "dcgan", "from_scratch": True},
     "biggan": BASE | {"family": "biggan", "from_scratch": True},
+    "biggan_deep": BASE | {"family": "biggan_deep"},
+    "resnet_gan": BASE | {"family": "resnet_gan"},
+    "minegan": BASE | {"method": "minegan"},
     "cdc_ewc": BASE | {"penalties": ["cdc", "ewc", "l2_sp"], "ewc_samples": 2},
 }
 

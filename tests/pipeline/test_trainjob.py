@@ -9,6 +9,7 @@ import yaml
 from graftgan.errors import ConfigError
 from pipelines.trainjob import Settings, check_schema, main, manifest, render
 
+ROOT = Path(__file__).parents[2]
 GPU_JOB = Settings(
     nodes=2, processes=4, gpus=4, namespace="team", assignments=("finetune.batch=64",),
     pull_secrets=("registry",), node_selector=("pool=a100",), tolerations=("nvidia.com/gpu", "spot=yes"),
@@ -61,7 +62,19 @@ def test_every_mount_has_its_volume_and_pods_are_placed_as_told() -> None:
         {"key": "nvidia.com/gpu", "operator": "Exists"},
         {"key": "spot", "operator": "Equal", "value": "yes"},
     ]
+
+
+def test_pods_may_do_no_more_than_they_must() -> None:
+    spec = pod(rendered(GPU_JOB))
+    (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert f"USER {spec['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/workspace", "/tmp", "/dev/shm"} < paths
 
 
 def test_without_gpus_the_workers_compute_on_cpus() -> None:
