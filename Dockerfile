@@ -1,6 +1,8 @@
 # One image for every stage. TORCH=cuda takes the wheel of the default registry, which also runs without a GPU;
 # TORCH=cpu takes the smaller one and needs PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL to name where CPU wheels are.
 # Give BASE_IMAGE with @sha256:... for builds that can be repeated.
+# checkov:skip=CKV_DOCKER_7:the tag is in BASE_IMAGE, which it does not read
+# checkov:skip=CKV_DOCKER_2:a task ends, and who serves a model asks /ping
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build

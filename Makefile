@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
+CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: help setup run test nightly lint format bench docs data zoo pipelines image-test clean
+.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -35,8 +36,19 @@ lint: setup ## style and types
 	$(BIN)/python -m pipelines.compile --check
 	$(BIN)/python -m pipelines.lint
 	$(BIN)/python -m pipelines.lifelong dvc --check
+	$(BIN)/yamllint --strict .
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck scripts/*.sh .ci/run
+
+checkov: .checkov/$(CHECKOV) ## security checks of the Dockerfile; its exceptions stand there
+	.checkov/bin/checkov --skip-download --compact --quiet --framework dockerfile --file Dockerfile
+
+# It wants other versions of what the project uses, hence an environment of its own.
+.checkov/$(CHECKOV):
+	rm -rf .checkov
+	$(PYTHON) -m venv .checkov
+	.checkov/bin/python -m pip install --quiet checkov==$(CHECKOV)
+	touch $@
 
 format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .

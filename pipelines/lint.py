@@ -19,9 +19,9 @@ from typing import Any
 
 from graftgan.errors import GraftganError
 from pipelines.base import NAMES, compiled_path, documents, fail
-from pipelines.profiles import CREDENTIALS, DIGEST, FOLDERS
+from pipelines.profiles import CREDENTIALS, DIGEST, FOLDERS, STORE_VARIABLES
 
-ENVIRONMENT = {*FOLDERS, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
+ENVIRONMENT = {*FOLDERS, *STORE_VARIABLES, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 PLACEHOLDER = re.compile(r"inputs\.parameters\['([^']+)'\]")
 # Short enough to find and long enough not to find words: each is the form that its issuer documents.

@@ -19,8 +19,9 @@ DEFAULT = "default"
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 SHARED_MEMORY_VOLUME = "shared-memory"
-# Where a task keeps things tells nothing about its results, so these are not part of the cache key.
+# Where things are tells nothing about results, so these are not part of the cache key.
 FOLDERS = {"GRAFTGAN_HOME": "home", "GRAFTGAN_CACHE": "cache"}
+STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
 def quantity(pattern: str, example: str) -> AfterValidator:
@@ -121,7 +122,22 @@ class S3Workspace(Part):
 
     kind: Literal["s3"] = "s3"
     root: str = Field(pattern=r"^(s3|minio|gs)://[^/]+(/.*)?$", description="Pipeline root.")
+
+
+class Store(Part):
+    """The object store that s3:// addresses in parameters lie in."""
+
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://[^/@\s]+$", description="Address of an S3 server of your own."
+    )
+    region: str | None = Field(None, pattern=r"^[\w-]+$", description="Its region.")
     credentials: SecretEnv | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Environment variables that tell where it is."""
+        found = dict(zip(STORE_VARIABLES, (self.endpoint, self.region), strict=True))
+        return {name: value for name, value in found.items() if value}
 
 
 class Retry(Part):
@@ -147,6 +163,7 @@ class Profile(Part):
     resources: dict[str, Resources] = Field(description="Classes of resources; one is called default.")
     tasks: dict[str, str] = Field(default_factory=dict, description="Maps a task to its class of resources.")
     workspace: Annotated[PvcWorkspace | S3Workspace, Field(discriminator="kind")] | None = None
+    store: Store = Store()
     mlflow: SecretEnv | None = None
 
     @model_validator(mode="after")
@@ -246,14 +263,14 @@ def _place(task: Any, given: Resources) -> None:
 
 
 def _keep(task: Any, profile: Profile) -> None:
-    secrets = [profile.mlflow]
+    secrets = [profile.mlflow, profile.store.credentials]
+    for variable, value in profile.store.variables.items():
+        task.set_env_variable(variable, value)
     if isinstance(profile.workspace, PvcWorkspace):
         mount = profile.workspace.mount
         kubernetes.mount_pvc(task, profile.workspace.claim, mount)
         for variable, folder in FOLDERS.items():
             task.set_env_variable(variable, f"{mount}/{folder}")
-    elif isinstance(profile.workspace, S3Workspace):
-        secrets.append(profile.workspace.credentials)
     for secret in secrets:
         if secret:
             keys = {key: name for name, key in secret.env.items()}

@@ -23,6 +23,8 @@ import graftgan
 from graftgan.config import Track
 from graftgan.contract import canonical_json, digest_path, digest_text
 from graftgan.errors import ConfigError, GraftganError, MissingInput, TryAgain
+from graftgan.places import cache_home
+from graftgan.remote import local
 from pipelines import profiles
 from pipelines.base import NAMES, Submission, add_profile_options, compile_to, documents, fail, module_of
 from pipelines.lint import secrets
@@ -227,7 +229,7 @@ def parser() -> argparse.ArgumentParser:
         "--report", type=Path, help="file for the HTML report, taken from MLflow; implies --wait"
     )
     digest = actions.add_parser("digest", help="tell the sha256 of a file or folder, as data_digest takes it")
-    digest.add_argument("path", type=Path)
+    digest.add_argument("path", help="path, or s3:// address with credentials in the environment")
     return made
 
 
@@ -267,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.action == "digest":
-            print(digest_path(options.path))
+            print(digest_path(local(options.path, cache_home())))
             return 0
         return send(options, lambda text: print(text, flush=True))
     except GraftganError as error:

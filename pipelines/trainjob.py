@@ -21,13 +21,20 @@ import graftgan
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.params import load
 from graftgan.workers import TOGETHER
+from pipelines.profiles import CREDENTIALS, STORE_VARIABLES
 
 API = "trainer.kubeflow.org"
 STEP = "node"
 """Name of the replicated job and of its container in the runtimes for PyTorch."""
 WORKSPACE = "/workspace"
+USER = 10001
+"""The image's user."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
+"""Folders for what ends with the pod; the root file system is read-only."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
+SECRET = re.compile(rf"\w+={SUBDOMAIN.pattern}/[-._a-zA-Z0-9]+")
+PLACES = (*STORE_VARIABLES, "MLFLOW_TRACKING_URI")
 QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
 
 
@@ -55,6 +62,8 @@ class Settings:
         pull_secrets: Names of secrets for the registry.
         node_selector: `KEY=VALUE` that nodes must have.
         tolerations: `KEY` or `KEY=VALUE` of taints to bear.
+        env: `VARIABLE=VALUE` that tells where a store or MLflow is.
+        secret_env: `VARIABLE=SECRET/KEY`, a credential from a Kubernetes secret.
     """
 
     stage: str = "finetune"
@@ -76,6 +85,8 @@ class Settings:
     pull_secrets: tuple[str, ...] = ()
     node_selector: tuple[str, ...] = ()
     tolerations: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    secret_env: tuple[str, ...] = ()
 
     @property
     def device(self) -> str:
@@ -94,11 +105,6 @@ def manifest(settings: Settings) -> dict[str, Any]:
     resources = {"cpu": settings.cpu, "memory": settings.memory}
     if settings.gpus:
         resources[settings.gpu] = str(settings.gpus)
-    variables = {
-        "OMP_NUM_THREADS": "1",
-        "GRAFTGAN_HOME": f"{WORKSPACE}/.graftgan",
-        "GRAFTGAN_CACHE": f"{WORKSPACE}/.graftgan/cache",
-    }
     return {
         "apiVersion": f"{API}/v1alpha1",
         "kind": "TrainJob",
@@ -107,16 +113,9 @@ def manifest(settings: Settings) -> dict[str, Any]:
             "runtimeRef": {"apiGroup": API, "kind": "ClusterTrainingRuntime", "name": settings.runtime},
             "trainer": {
                 "image": settings.image,
-                "command": [
-                    "torchrun",
-                    "--shutdown-timeout",
-                    str(settings.grace_s),
-                    "-m",
-                    "graftgan",
-                    settings.stage,
-                ],
+                "command": command(settings),
                 "args": arguments(settings),
-                "env": [{"name": name, "value": value} for name, value in variables.items()],
+                "env": _environment(settings),
                 "numNodes": settings.nodes,
                 "numProcPerNode": settings.processes,
                 "resourcesPerNode": {"limits": resources, "requests": dict(resources)},
@@ -124,6 +123,20 @@ def manifest(settings: Settings) -> dict[str, Any]:
             "runtimePatches": [{"manager": "graftgan/trainjob", "trainingRuntimeSpec": _patch(settings)}],
         },
     }
+
+
+def _environment(settings: Settings) -> list[dict[str, Any]]:
+    variables = {
+        "OMP_NUM_THREADS": "1",
+        "GRAFTGAN_HOME": f"{WORKSPACE}/.graftgan",
+        "GRAFTGAN_CACHE": f"{WORKSPACE}/.graftgan/cache",
+        **dict(text.split("=", 1) for text in settings.env),
+    }
+    found: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in variables.items()]
+    for text in settings.secret_env:
+        variable, secret, key = re.split("[=/]", text)
+        found.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+    return found
 
 
 def command(settings: Settings) -> list[str]:
@@ -141,18 +154,29 @@ def arguments(settings: Settings) -> list[str]:
 def _patch(settings: Settings) -> dict[str, Any]:
     pod: dict[str, Any] = {
         "terminationGracePeriodSeconds": settings.grace_s,
-        "securityContext": {"runAsNonRoot": True, "fsGroup": 0},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "fsGroup": 0,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
         "volumes": [
             {"name": "workspace", "persistentVolumeClaim": {"claimName": settings.claim}},
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
+            *({"name": name, "emptyDir": {}} for name in WRITABLE),
         ],
         "containers": [
             {
                 "name": STEP,
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
                 "volumeMounts": [
                     {"name": "workspace", "mountPath": WORKSPACE},
                     {"name": "shm", "mountPath": "/dev/shm"},
+                    *({"name": name, "mountPath": path} for name, path in WRITABLE.items()),
                 ],
             }
         ],
@@ -198,6 +222,18 @@ def check_settings(settings: Settings) -> None:
     for text in settings.node_selector:
         if "=" not in text:
             raise ConfigError(f"--node-selector {text!r} has no value", "write KEY=VALUE")
+    for text in settings.env:
+        if text.partition("=")[0] not in PLACES or not re.fullmatch(r"\w+=[^@\s]+", text):
+            raise ConfigError(
+                f"--env {text.split('=')[0]} is not PLACE=ADDRESS without a password",
+                f"PLACE is one of {', '.join(PLACES)}; give credentials with --secret-env",
+            )
+    for text in settings.secret_env:
+        if not SECRET.fullmatch(text) or text.partition("=")[0] not in CREDENTIALS:
+            raise ConfigError(
+                f"--secret-env {text.split('=')[0]} is not CREDENTIAL=SECRET/KEY",
+                f"CREDENTIAL is one of {', '.join(sorted(CREDENTIALS))}",
+            )
     workers = settings.nodes * settings.processes
     batch = load(Path(settings.params), settings.assignments).finetune.batch
     if settings.stage == "finetune" and batch % workers:
@@ -250,14 +286,16 @@ def render(settings: Settings) -> str:
 def parsed(words: Sequence[str]) -> tuple[Settings, Path | None]:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.trainjob", description=__doc__)
-    defaults = Settings()
+    defaults, told = Settings(), str(Settings.__doc__)
+    helps = dict(re.findall(r"^ +(\w+): (.+)$", told, re.MULTILINE))
     for name, default in vars(defaults).items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(default, tuple):
             option = "--set" if name == "assignments" else option.removesuffix("s")
-            parser.add_argument(option, dest=name, action="append", default=[])
+            parser.add_argument(option, dest=name, action="append", default=[], help=helps[name])
         else:
-            parser.add_argument(option, type=type(default), default=default)
+            text = f"{helps[name].removesuffix('.')} (%(default)s)."
+            parser.add_argument(option, type=type(default), default=default, help=text)
     parser.add_argument("--out", type=Path, help="file to write")
     given = vars(parser.parse_args(words))
     out = given.pop("out")

@@ -25,6 +25,8 @@ from graftgan.contract import canonical_json, digest_path
 from graftgan.errors import MissingInput
 from graftgan.kfp_io import CONFIG, CONFIGURED, KNOBS, PINS, knobs
 from graftgan.params import leaves, load
+from graftgan.places import cache_home
+from graftgan.remote import local
 from graftgan.stages.specs import stage
 from pipelines import profiles
 from pipelines.base import Submission, given_parameters, main_of
@@ -140,9 +142,9 @@ def submission(options: argparse.Namespace) -> Submission:
     found: dict[str, Any] = {CONFIG: canonical_json(params.model_dump(mode="json"))}
     given = given_parameters(options.set)
     for name, pin in PINS.items():
-        path = Path(leaves(params, (pin.key,))[pin.key])
         if name in given:
             continue
+        path = local(leaves(params, (pin.key,))[pin.key], cache_home())
         if not path.exists():
             raise MissingInput(f"{pin.key}: {path} is not here", f"give its digest with --set {name}=SHA256")
         found[name] = digest_path(path)
@@ -160,7 +162,8 @@ def source_names(params: Params) -> list[str]:
     """Return the names of the sources that the configuration selects."""
     from graftgan.checkpoints.catalogue import Catalogue
 
-    return [source.name for source in Catalogue(Path(params.rank.catalogue)).select(params.rank.sources)]
+    catalogue = Catalogue(params.rank.catalogue, cache_home())
+    return [source.name for source in catalogue.select(params.rank.sources)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

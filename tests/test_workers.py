@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from graftgan.cli import cli
 from graftgan.config import Params
 from graftgan.errors import ConfigError, DataError, Interrupted
 from graftgan.stages.together import check_workers
-from graftgan.workers import _first_failure, _kind, count, joined, number
+from graftgan.workers import _first_failure, _kind, count, joined, number, refuse_several
 
 
 def params(**finetune: Any) -> Params:
@@ -31,6 +33,23 @@ def test_the_environment_tells_how_many_and_which(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "many")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'many'"):
         count()
+
+
+def test_what_one_process_does_is_refused_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    refuse_several("this")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="this is done by one process, but WORLD_SIZE is 2"):
+        refuse_several("this")
+
+
+@pytest.mark.parametrize("words", [["lifelong", "run"], ["lifelong", "create", "--kfp-executor-input", "{}"]])
+def test_a_list_of_tasks_is_not_learnt_twice_at_once(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    caught = CliRunner().invoke(cli, words).exception
+    assert isinstance(caught, ConfigError) and "WORLD_SIZE is 2" in caught.message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,21 @@ class Attempts:
         given = message.get("inputs", {}) if isinstance(message, dict) else executor_input
         key = digest_text(canonical_json([run, stage, given]))[:32]
         return cls(home() / "failures" / f"{stage}-{key}.json")
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Do the work of an attempt in the block: not after a final failure, and one is noted.
+
+        Raises:
+            GraftganError: As an earlier attempt, or as the block raises.
+        """
+        self.check()
+        try:
+            yield
+        except GraftganError as error:
+            self.failed(error)
+            raise
+        self.forget()
 
     def check(self) -> None:
         """Fail again if an earlier attempt failed for good.

@@ -12,12 +12,12 @@ from graftgan import kfp_io
 from graftgan.context import StopSignal
 from graftgan.contract import Result
 from graftgan.engine import Job
-from graftgan.errors import GraftganError
 from graftgan.kfp_retry import Attempts
 from graftgan.params import loads
 from graftgan.places import cache_home
 from graftgan.runner import finish_tracking, run_stage
 from graftgan.stages.specs import StageSpec
+from graftgan.workers import refuse_several
 
 _log = logging.getLogger("graftgan")
 
@@ -36,9 +36,8 @@ def run_task(spec: StageSpec, executor_input: str, stop: StopSignal) -> tuple[Re
     Raises:
         GraftganError: As the stage raises; a final failure is noted for further attempts.
     """
-    attempts = Attempts.of(spec.name, executor_input)
-    attempts.check()
-    try:
+    refuse_several("a Kubeflow task")
+    with Attempts.of(spec.name, executor_input).counted():
         call = kfp_io.read(executor_input, spec)
         job = Job(spec, loads(call.config_json, call.assignments), call.inputs, call.outputs)
         if call.pins:
@@ -49,10 +48,6 @@ def run_task(spec: StageSpec, executor_input: str, stop: StopSignal) -> tuple[Re
         finally:
             finish_tracking()
         kfp_io.write(call, result, spec)
-    except GraftganError as error:
-        attempts.failed(error)
-        raise
-    attempts.forget()
     return result, ran
 
 

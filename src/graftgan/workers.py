@@ -58,6 +58,18 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
+def refuse_several(what: str) -> None:
+    """Refuse to be one of several workers in what is done by one process.
+
+    Raises:
+        ConfigError: Naming the variable that tells of others.
+    """
+    if count() > 1:
+        raise ConfigError(
+            f"{what} is done by one process, but WORLD_SIZE is {count()}", "start it without torchrun"
+        )
+
+
 @contextmanager
 def joined(device: str) -> Iterator[None]:
     """Be one of the workers during the block; nothing happens where there is one.

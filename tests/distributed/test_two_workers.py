@@ -39,6 +39,8 @@ CASES: dict[str, dict[str, Any]] = {
     "stylegan3": BASE | {"family": "stylegan3"},
     "dcgan": BASE | {"family": "dcgan", "from_scratch": True},
     "biggan": BASE | {"family": "biggan", "from_scratch": True},
+    "biggan_deep": BASE | {"family": "biggan_deep"},
+    "resnet_gan": BASE | {"family": "resnet_gan"},
     "gmm": BASE | {"prior": "gmm_to_normal", "style_mixing": 0.9, "penalties": ["bsd"], "bsd_k": 3},
     "minegan": BASE | {"method": "minegan", "minegan": {"joint_from": 0.0}, "r1_on_fakes": True},
     "lora": BASE | {"method": "lora", "adapter_rank": 2},

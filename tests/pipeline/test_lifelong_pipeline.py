@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from stages.lifelong_project import TASKS, description, with_fourth, write_params, write_project
 
 from components.base import IMAGE, LOCAL_MARKER, RUN_ID
 from graftgan import kfp_io
+from graftgan.cli import cli
 from graftgan.contract import digest_path
 from graftgan.errors import ConfigError
 from graftgan.kfp_io import ITEM
@@ -231,6 +233,18 @@ def test_dvc_gives_the_same_a_second_repro_nothing_and_a_fourth_task_its_own_sta
     assert json.loads(dumps_lifelong(load_lifelong(project.root / "lifelong" / "params.yaml")))["tasks"][
         "blur"
     ]
+
+
+def test_a_step_that_failed_for_good_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-1")
+    words = ["lifelong", "learn", "--kfp-executor-input"]
+    given = executor_input(config_json=dumps_lifelong(SHIPPED), task="none-such")
+    first, again = (CliRunner().invoke(cli, [*words, given]).exception for _ in range(2))
+    other = executor_input(config_json=dumps_lifelong(SHIPPED), task="other")
+    third = CliRunner().invoke(cli, [*words, other]).exception
+    assert isinstance(first, ConfigError) and first.message.startswith("there is no task 'none-such'")
+    assert isinstance(again, ConfigError) and again.message.startswith("not tried again")
+    assert isinstance(third, ConfigError) and third.message.startswith("there is no task 'other'")
 
 
 def executor_input(**parameters: str) -> str:

@@ -186,6 +186,9 @@ GOOD = {"cpu": "1", "memory": "1Gi"}
             ["MLFLOW_TRACKING_URI", "credential"],
         ),
         ({"mlflow": {"secret": "m", "env": {}}}, ["mlflow.env"]),
+        ({"store": {"endpoint": "store:8333"}}, ["store.endpoint"]),
+        ({"store": {"endpoint": "http://user:word@store:8333"}}, ["store.endpoint"]),
+        ({"store": {"credentials": {"secret": "s", "env": {"AWS_REGION": "r"}}}}, ["AWS_REGION"]),
         ({"retry": {"times": -1}}, ["retry.times"]),
         (
             {
@@ -218,6 +221,27 @@ def test_an_unknown_profile_is_told_the_known_ones() -> None:
     with pytest.raises(MissingInput) as caught:
         profiles.load("huge-gpu")
     assert "local" in caught.value.remedy and "small-gpu" in caught.value.remedy
+
+
+def test_a_store_of_one_s_own_is_told_to_every_task_beside_a_claim(tmp_path: Path) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "access-key", "AWS_SECRET_ACCESS_KEY": "secret-key"}
+    path = write(
+        tmp_path,
+        store={
+            "endpoint": "http://store.team.svc:8333", "region": "us-east-1",
+            "credentials": {"secret": "graftgan-s3", "env": keys},
+        },
+    )  # fmt: skip
+    base.compile_to("transfer", tmp_path / "out.yaml", profiles.load(path))
+    documents = base.documents(tmp_path / "out.yaml")
+    assert lint.lint(documents, release=True) == []
+    for executor, container in containers(documents).items():
+        env = {e["name"]: e["value"] for e in container["env"]}
+        assert env["AWS_ENDPOINT_URL"] == "http://store.team.svc:8333"
+        assert env["AWS_DEFAULT_REGION"] == "us-east-1"
+        assert "GRAFTGAN_HOME" in env
+        secrets = {s["secretName"] for s in configs(documents)[executor]["secretAsEnv"]}
+        assert secrets == {"graftgan-mlflow", "graftgan-s3"}
 
 
 def test_what_a_profile_may_hold_all_compiles(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_secret_in_a_parameter_is_not_sent(
     (place / "params.yaml").write_text(yaml.safe_dump(raw))
     assert run(server) == 2
     told = capsys.readouterr().err
-    assert "tracking_uri" in told and "config_json" in told and "hunter2" not in told
+    assert "tracking_uri" in told and "track.uri" in told and "hunter2" not in told
     assert not server[1].uploads
 
 

@@ -9,6 +9,7 @@ import yaml
 from graftgan.errors import ConfigError
 from pipelines.trainjob import Settings, check_schema, main, manifest, render
 
+ROOT = Path(__file__).parents[2]
 GPU_JOB = Settings(
     nodes=2, processes=4, gpus=4, namespace="team", assignments=("finetune.batch=64",),
     pull_secrets=("registry",), node_selector=("pool=a100",), tolerations=("nvidia.com/gpu", "spot=yes"),
@@ -61,7 +62,19 @@ def test_every_mount_has_its_volume_and_pods_are_placed_as_told() -> None:
         {"key": "nvidia.com/gpu", "operator": "Exists"},
         {"key": "spot", "operator": "Equal", "value": "yes"},
     ]
+
+
+def test_pods_may_do_no_more_than_they_must() -> None:
+    spec = pod(rendered(GPU_JOB))
+    (container,) = spec["containers"]
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert f"USER {spec['securityContext']['runAsUser']}:" in (ROOT / "Dockerfile").read_text()
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+    }  # fmt: skip
+    paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/workspace", "/tmp", "/dev/shm"} < paths
 
 
 def test_without_gpus_the_workers_compute_on_cpus() -> None:
@@ -85,12 +98,30 @@ def test_without_gpus_the_workers_compute_on_cpus() -> None:
         ({"node_selector": ("pool",)}, "--node-selector 'pool'"),
         ({"processes": 3, "assignments": ("finetune.batch=16",)}, "finetune.batch is 16"),
         ({"assignments": ("finetune.bach=16",)}, "bach"),
+        ({"env": ("LD_PRELOAD=x",)}, "--env LD_PRELOAD"),
+        ({"env": ("AWS_ENDPOINT_URL",)}, "--env AWS_ENDPOINT_URL"),
+        ({"env": ("MLFLOW_TRACKING_URI=http://me:word@mlflow",)}, "--env MLFLOW_TRACKING_URI"),
+        ({"secret_env": ("AWS_SECRET_ACCESS_KEY=word",)}, "--secret-env AWS_SECRET_ACCESS_KEY"),
+        ({"secret_env": ("PATH=secret/key",)}, "--secret-env PATH"),
     ],
 )
 def test_what_would_fail_in_the_cluster_is_refused_here(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         render(Settings(**changes))
     assert words in str(caught.value)
+    assert "word@" not in str(caught.value) and "=word" not in str(caught.value)
+
+
+def test_the_stores_are_told_by_address_and_their_credentials_by_secret() -> None:
+    settings = Settings(
+        env=("AWS_ENDPOINT_URL=http://store:8333",), secret_env=("AWS_ACCESS_KEY_ID=graftgan-s3/access-key",)
+    )
+    env = {entry.pop("name"): entry for entry in rendered(settings)["spec"]["trainer"]["env"]}
+    assert env["AWS_ENDPOINT_URL"] == {"value": "http://store:8333"}
+    assert env["AWS_ACCESS_KEY_ID"] == {
+        "valueFrom": {"secretKeyRef": {"name": "graftgan-s3", "key": "access-key"}}
+    }
+    assert env["GRAFTGAN_HOME"]["value"].startswith("/workspace/")
 
 
 def test_the_batch_matters_to_finetune_alone() -> None:
@@ -113,6 +144,14 @@ def test_the_schema_finds_wrong_types_and_unknown_and_missing_fields(fault: Any,
     fault(document)
     with pytest.raises(ConfigError, match=words):
         check_schema(document)
+
+
+def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--secret-env SECRET_ENV `VARIABLE=SECRET/KEY`, a credential from a Kubernetes secret." in told
+    assert "Time to save the state after SIGTERM (120)." in told
 
 
 def test_the_command_writes_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

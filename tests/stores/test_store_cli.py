@@ -17,8 +17,10 @@ from graftgan.checkpoints.store import SPEC, WEIGHTS, read_tensors
 from graftgan.cli import cli
 from graftgan.contract import digest_path
 from graftgan.errors import CheckpointError, ConfigError, GraftganError, MissingInput
+from graftgan.params import resolve
 from graftgan.places import cache_home
 from graftgan.remote import push
+from pipelines import submit, transfer
 from stores.services import Seaweed
 
 
@@ -111,3 +113,22 @@ def test_stages_write_to_this_machine_only(zoo: Path, tmp_path: Path) -> None:
     error = refused("prepare", "--out", "s3://team/out")
     assert isinstance(error, ConfigError) and "store push" in error.remedy
     assert not (tmp_path / "s3:").exists()
+
+
+def test_a_pipeline_is_submitted_with_the_digests_of_what_is_in_the_store(
+    zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "images.zip").write_bytes(b"images")
+    push(tmp_path / "images.zip", "s3://team/images.zip")
+    given = {
+        "data": {"path": "s3://team/images.zip"}, "rank": {"catalogue": "s3://team/zoo/catalogue.yaml"}
+    }  # fmt: skip
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(resolve(given, "test").model_dump(mode="json")))
+    words = ["run", "transfer", "--host", "none", "--each-source"]
+    arguments = transfer.submission(submit.parser().parse_args(words)).arguments
+    assert arguments["data_digest"] == digest_path(tmp_path / "images.zip")
+    assert arguments["catalogue_digest"] == digest_path(zoo / "catalogue.yaml")
+    assert arguments["sources"] == [source.name for source in Catalogue(zoo / "catalogue.yaml").sources]
+    assert submit.main(["digest", "s3://team/zoo"]) == 0
+    assert capsys.readouterr().out.strip() == digest_path(zoo)
+    assert submit.main(["digest", "s3://team/none"]) == 4

@@ -118,7 +118,9 @@ def run_stages(
     from graftgan.lifelong_params import load_lifelong
     from graftgan.runner import finish_tracking, run_stage, summarise
     from graftgan.stages.lifelong_specs import lifelong_paths
+    from graftgan.workers import refuse_several
 
+    refuse_several("graftgan lifelong")
     given = load_lifelong(params, assignments)
     jobs = [Job(s, given, *lifelong_paths(s, out)) for s in specs_of(given.tasks, kind, task)]
     if dry_run:
@@ -140,17 +142,21 @@ def run_as_task(kind: str, executor_input: str) -> None:
     from graftgan import kfp_io
     from graftgan.context import StopSignal
     from graftgan.engine import Job
+    from graftgan.kfp_retry import Attempts
     from graftgan.lifelong_params import loads_lifelong
     from graftgan.runner import finish_tracking, run_stage, summarise
+    from graftgan.workers import refuse_several
 
-    call = kfp_io.read(executor_input, known=kfp_io.LIFELONG_KNOBS)
-    params = loads_lifelong(call.config_json, call.assignments)
-    (spec,) = specs_of(params.tasks, kind, call.item)
+    refuse_several("a Kubeflow task")
     stop = StopSignal()
     stop.install()
-    try:
-        result, ran = run_stage(Job(spec, params, call.inputs, call.outputs), stop)
-    finally:
-        finish_tracking()
-    kfp_io.write(call, result)
+    with Attempts.of(f"lifelong-{kind}", executor_input).counted():
+        call = kfp_io.read(executor_input, known=kfp_io.LIFELONG_KNOBS)
+        params = loads_lifelong(call.config_json, call.assignments)
+        (spec,) = specs_of(params.tasks, kind, call.item)
+        try:
+            result, ran = run_stage(Job(spec, params, call.inputs, call.outputs), stop)
+        finally:
+            finish_tracking()
+        kfp_io.write(call, result)
     summarise(spec, result, ran)
