@@ -331,9 +331,12 @@ def task_images(name: str, params: LifelongParams) -> Iterator[str]:
     for key, where in (("input", data.input), ("target", data.target)):
         if where is None:
             continue
+        place = f"tasks.{name}.data.{key}"
         if not Path(where).exists():
-            raise MissingInput(f"tasks.{name}.data.{key}: {where} does not exist", "correct the path")
-        total = open_source(Path(where), data.max_file_bytes).total
-        if not total:
-            raise DataError(f"tasks.{name}.data.{key}: {where} holds no image", "give a set of images")
-        yield f"tasks.{name}.data.{key}: {where} holds {total} images, not yet decoded"
+            raise MissingInput(f"{place}: {where} does not exist", "correct the path")
+        try:
+            total = open_source(Path(where), data.max_file_bytes).total
+        except DataError as error:
+            # The reader's own remedy names the key of the other pipeline.
+            raise DataError(f"{place}: {error.message}", f"give an image set as {place}") from None
+        yield f"{place}: {where} holds {total} images, not yet decoded"
