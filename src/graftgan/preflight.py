@@ -12,17 +12,20 @@ from graftgan.config import Params
 from graftgan.contract import digest_file
 from graftgan.engine import Job
 from graftgan.errors import CheckpointError, ConfigError, DataError, GraftganError, MissingInput, TryAgain
+from graftgan.lifelong_config import LifelongParams
 from graftgan.places import cache_home, home
 from graftgan.remote import is_address
 
 if TYPE_CHECKING:
     from graftgan.checkpoints.catalogue import Catalogue, Source
     from graftgan.gans.spec import GanSpec
+    from graftgan.stages.specs import StageSpec
 
 LEAST_FREE_BYTES = 64 << 20
 # A training state holds G, its average, D and the two moments of each optimiser.
 STATE_PER_WEIGHTS = 3
 MIB = 1 << 20
+AnyParams = Params | LifelongParams
 Check = Callable[[Params], Iterator[str]]
 
 
@@ -40,6 +43,8 @@ def check(job: Job, failures: list[GraftganError]) -> Iterator[str]:
     found = [room(job), tracking(job)]
     if isinstance(params, Params):
         found += [one(params) for one in CHECKS.get(job.spec.name, ())]
+    if isinstance(params, LifelongParams):
+        found += of_list(job.spec, params)
     for lines in found:
         try:
             yield from lines
@@ -141,7 +146,7 @@ def images(params: Params) -> Iterator[str]:
     yield f"{data.path} holds {source.total} images, not yet decoded"
 
 
-def device(params: Params) -> Iterator[str]:
+def device(params: AnyParams) -> Iterator[str]:
     """The device is on this machine.
 
     Raises:
@@ -263,10 +268,10 @@ def method(params: Params) -> Iterator[str]:
     yield f"finetune.method={settings.method} goes with the other settings"
 
 
-def weights(*keys: str) -> Check:
+def weights(*keys: str) -> Callable[[AnyParams], Iterator[str]]:
     """Return the check of the feature extractors that some parameters name."""
 
-    def there(params: Params) -> Iterator[str]:
+    def there(params: AnyParams) -> Iterator[str]:
         from graftgan.metrics.features import require
 
         for key in keys:
@@ -286,3 +291,58 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "evaluate": (device, weights("evaluate.extractor")),
     "register": (device, weights("evaluate.extractor")),
 }
+
+
+def of_list(spec: StageSpec, params: LifelongParams) -> list[Iterator[str]]:
+    """Return the checks of one stage of a list of tasks."""
+    if spec.name == "create":
+        return [share(params)]
+    if spec.module == "lifelong_learn":
+        keys = ["scores.extractor"]
+        if params.tasks[spec.item].data.kind == "unpaired":
+            keys.append("scores.validation_extractor")
+        return [device(params), task_images(spec.item, params), weights(*keys)(params)]
+    return [weights("scores.extractor")(params)] if spec.module == "lifelong_evaluate" else []
+
+
+def share(params: LifelongParams) -> Iterator[str]:
+    """Lambda fits the layers of the generator.
+
+    Raises:
+        ConfigError: If not.
+    """
+    import torch
+
+    from graftgan.bank.layers import free_widths, layer_shapes
+    from graftgan.gans.translation import build_translator
+    from graftgan.stages.lifelong_create import translator
+
+    with torch.device("meta"):
+        layers = layer_shapes(build_translator(translator(params.bank)))
+    widths = free_widths(layers, params.bank.share)
+    total = sum(layer.co for layer in layers)
+    yield f"bank.share leaves {sum(widths.values())} of {total} filters free in later tasks"
+
+
+def task_images(name: str, params: LifelongParams) -> Iterator[str]:
+    """The image sets of a task can be opened and hold images.
+
+    Raises:
+        MissingInput: If one does not exist.
+        DataError: If it is of no known kind, unsafe, or empty.
+    """
+    from graftgan.data.importing import open_source
+
+    data = params.tasks[name].data
+    for key, where in (("input", data.input), ("target", data.target)):
+        if where is None:
+            continue
+        place = f"tasks.{name}.data.{key}"
+        if not Path(where).exists():
+            raise MissingInput(f"{place}: {where} does not exist", "correct the path")
+        try:
+            total = open_source(Path(where), data.max_file_bytes).total
+        except DataError as error:
+            # The reader's own remedy names the key of the other pipeline.
+            raise DataError(f"{place}: {error.message}", f"give an image set as {place}") from None
+        yield f"{place}: {where} holds {total} images, not yet decoded"

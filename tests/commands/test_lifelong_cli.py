@@ -226,6 +226,20 @@ def test_bad_input_ends_with_a_code_and_a_name(
     assert message in str(error) if message else error.code == 2  # type: ignore[attr-defined]
 
 
+def test_a_dry_run_looks_at_the_images_of_every_task_and_at_lambda(project: Path) -> None:
+    plan = done("run", "--dry-run", "--force").output
+    assert "checks tasks.edges.data.target:" in plan and "images, not yet decoded" in plan
+    assert "checks bank.share leaves" in plan and "checks scores.extractor=" in plan
+    before = digest_path(OUT)
+    wrong = ["tasks.swap.data.target=gone", "tasks.edges.data.target=empty", "bank.share=[0.5]"]
+    Path("empty").mkdir()
+    result = call("run", "--dry-run", *(word for pair in wrong for word in ("--set", pair)))
+    assert isinstance(result.exception, ConfigError) and "lambda lists 1 numbers" in str(result.exception)
+    assert "FAILS: tasks.swap.data.target: gone does not exist" in result.output
+    assert "FAILS: tasks.edges.data.target: empty holds no image" in result.output
+    assert digest_path(OUT) == before
+
+
 def test_a_missing_input_names_the_command_that_makes_it(project: Path) -> None:
     shutil.rmtree(OUT / "steps" / "learn-grey")
     error = call("learn", "edges").exception

@@ -107,6 +107,27 @@ def test_a_run_that_a_signal_stops_ends_with_the_same_bits(
     assert all(torch.equal(a, b) for a, b in zip(told.frames, history.frames, strict=True))
 
 
+class Noting(Killing):
+    """A progress display that keeps the names of what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.names: set[str] = set()
+
+    def advance(self, images: int, scores: Any = None) -> None:
+        self.names |= set(scores or ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [("paired", {"loss_l1", "l1_validation"}), ("unpaired", {"loss_cycle", "kid_validation"})],
+)
+def test_the_display_tells_what_the_task_is_about(kind: Any, wanted: set[str], tmp_path: Path) -> None:
+    display = Noting()
+    loop(make(kind, budget=BUDGET, evaluate_every_kimg=0.01), tmp_path, progress=display).run()
+    assert display.names == {"loss_g", "loss_d", *wanted}
+
+
 def test_the_best_weights_can_be_kept(tmp_path: Path) -> None:
     # A rate that does harm: the first look is the best one.
     trainer = make("paired", budget=BUDGET, evaluate_every_kimg=0.004, choose="best", lr=0.5, lr_decay=0.0)

@@ -9,7 +9,7 @@ from graftgan.bank.store import Bank
 from graftgan.context import Context
 from graftgan.contract import Outcome, write_json
 from graftgan.gans.translation import TranslatorSpec
-from graftgan.lifelong_config import LifelongParams
+from graftgan.lifelong_config import BankOptions, LifelongParams
 from graftgan.stages.lifelong_files import drop_locks
 from graftgan.stages.lifelong_specs import BACK, BANK, TASKS
 
@@ -22,11 +22,15 @@ def run(
     Raises:
         ConfigError: `bank.share` does not fit the layers of the generator.
     """
-    chosen = params.bank
-    spec = TranslatorSpec(kind=chosen.generator, ngf=chosen.ngf, norm=chosen.norm, dropout=chosen.dropout)
+    spec = translator(params.bank)
     for name in (BANK, BACK):
-        Bank.create(outputs["learnt"] / name, spec, chosen.share)
+        Bank.create(outputs["learnt"] / name, spec, params.bank.share)
     (outputs["learnt"] / TASKS).mkdir()
     drop_locks(outputs["learnt"])
     write_json(outputs["scores"], {"rows": []})
     return Outcome()
+
+
+def translator(chosen: BankOptions) -> TranslatorSpec:
+    """Return the generator of all tasks of a bank."""
+    return TranslatorSpec(kind=chosen.generator, ngf=chosen.ngf, norm=chosen.norm, dropout=chosen.dropout)

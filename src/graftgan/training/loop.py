@@ -132,7 +132,12 @@ class Loop:
         store: Where the milestones lie; the state saved in between lies below it.
         ctx: Surroundings of the stage.
         save_every_s: Seconds between saved states.
+
+    Attributes:
+        shown: What the progress display tells of a row.
     """
+
+    shown: tuple[str, ...] = ("loss_g", "loss_d", "ada_p", "kid_validation")
 
     def __init__(
         self, name: str, trainer: Stepper, judge: Judge, store: StateStore, ctx: Context, save_every_s: float
@@ -267,7 +272,7 @@ class Loop:
         self.ctx.tracker.log_metrics(metrics, now)
         if measuring:
             self._save()
-        return {name: row[name] for name in ("loss_g", "loss_d", "ada_p", "kid_validation") if name in row}
+        return {name: row[name] for name in self.shown if name in row}
 
     def _pace(self, images: int) -> float:
         """Return images per second since this was last asked for."""

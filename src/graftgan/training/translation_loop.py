@@ -107,6 +107,8 @@ class TranslationLoop(Loop):
         save_every_s: Seconds between saved states.
     """
 
+    shown = ("loss_g", "loss_d", "loss_l1", "loss_cycle", "l1_validation", "kid_validation")
+
     def __init__(
         self,
         name: str,
