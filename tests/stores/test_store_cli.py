@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from pipeline.conftest import write_zoo
+from stages.test_rank import Shelf
 
 from graftgan import remote
 from graftgan.checkpoints.catalogue import Catalogue
@@ -111,3 +112,13 @@ def test_stages_write_to_this_machine_only(zoo: Path, tmp_path: Path) -> None:
     error = refused("prepare", "--out", "s3://team/out")
     assert isinstance(error, ConfigError) and "store push" in error.remedy
     assert not (tmp_path / "s3:").exists()
+
+
+def test_a_ranking_reads_the_cards_of_sources_in_a_store(bucket: Seaweed, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    (tmp_path / "near" / "card.json").write_text('{"data": {"images": 1500}}')
+    for name in ("near", "far", "catalogue.yaml"):
+        push(tmp_path / name, f"s3://team/shelf/{name}")
+    shelf.run(rank__catalogue="s3://team/shelf/catalogue.yaml")
+    images = {row["name"]: row["training_images"] for row in shelf.record()["rows"]}
+    assert images == {"near": 1500, "far": 0, "scratch": 0}
