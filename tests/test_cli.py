@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -304,6 +305,19 @@ def test_a_full_disk_means_try_again(place: Place, small_disk: Path) -> None:
     assert "no space left on the disk of" in complaint
     assert "free some space" in complaint
     assert [p for p in small_disk.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize(("code", "number"), [(75, errno.EDQUOT), (75, errno.ENOSPC), (1, errno.EIO)])
+def test_errors_of_the_disk_outside_stages_have_their_codes(
+    place: Place, call: Call, monkeypatch: pytest.MonkeyPatch, code: int, number: int
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise OSError(number, os.strerror(number), "samples.png")
+
+    monkeypatch.setattr("graftgan.sampling.draw", fail)
+    found, said = call(place, "sample", "models/chosen")
+    assert found == code
+    assert "error: [Errno" in said and "samples.png" in said
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,18 @@ def test_a_finished_stage_is_up_to_date_unless_forced(params: Params, tmp_path: 
 def test_an_input_that_nobody_makes_is_missing(params: Params, tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="run `graftgan prepare`"):
         list(explain([job_of("rank", params, tmp_path)]))
+
+
+def test_what_lies_in_a_store_is_not_fetched(params: Params, tmp_path: Path) -> None:
+    zoo = "s3://team/zoo/catalogue.yaml"
+    stored = load(None, ["data.path=s3://team/images.zip", f"rank.catalogue={zoo}", "track.mode=off"])
+    # No store answers here: whoever asked it would fail.
+    lines = list(explain([job_of("prepare", stored, tmp_path), job_of("rank", stored, tmp_path)]))
+    assert lines[0] == "prepare: would run, unless s3://team/images.zip did not change"
+    assert "  checks s3://team/images.zip is in a store and has still to be fetched" in lines
+    assert "rank: would run after prepare" in lines
+    with pytest.raises(MissingInput, match="run `graftgan prepare`"):
+        list(explain([job_of("rank", stored, tmp_path)]))
+    finish(job_of("prepare", params, tmp_path))
+    lines = list(explain([job_of("rank", stored, tmp_path)]))
+    assert lines[0] == f"rank: would run, unless {zoo} did not change"

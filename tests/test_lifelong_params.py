@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from graftgan.errors import ConfigError, MissingInput
-from graftgan.lifelong_config import TaskData, Translate
+from graftgan.lifelong_config import LifelongParams, TaskData, Translate
 from graftgan.lifelong_params import (
     dumps_lifelong,
     load_lifelong,
@@ -123,3 +123,23 @@ def test_texts_that_are_no_list_are_refused(tmp_path: Path) -> None:
         loads_lifelong("{")
     with pytest.raises(MissingInput, match=r"gone\.yaml cannot be read"):
         load_lifelong(tmp_path / "gone.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sections", "part"),
+    [
+        ({"track": {"uri": "https://me:s3cr3t@host"}}, "track.uri is an address with a user or password"),
+        ({"track": {"experiment": "\ud800"}}, "track.experiment holds half a character"),
+    ],
+)
+def test_texts_that_may_not_be_written_down_are_refused(sections: dict[str, Any], part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_section(
+            {"tasks": {"a": {"data": {"target": "p", "make": "grey"}}}, **sections}, LifelongParams, "x"
+        )
+    assert part in caught.value.message and "s3cr3t" not in str(caught.value)
+
+
+def test_a_text_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ConfigError, match="configuration text is not JSON"):
+        loads_lifelong('{"a":' * 100_000)

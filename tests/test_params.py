@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from graftgan import params as parameters
 from graftgan.config import Params
 from graftgan.contract import canonical_json
 from graftgan.errors import ConfigError, MissingInput
-from graftgan.params import config_digest, find, flatten, keys, leaves, load, loads, resolve
+from graftgan.params import config_digest, find, flatten, keys, leaves, load, loads, override, resolve
 from graftgan.stages.specs import STAGES
 
 KEYS = [key for key, _ in keys()]
@@ -291,3 +295,62 @@ def test_credentials_in_an_address_are_refused_untold(key: str, value: str) -> N
 )
 def test_other_addresses_are_no_credentials(value: str) -> None:
     assert load(None, [f"track.uri={value}"]).track.uri == value
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("2001-13-01", "month must be in 1..12"), ("[" * 5000, "nested too deeply"),
+        ("9" * 5000, "4300 digits"), ('"\\ud800"', "data.path holds half a character"),
+        ("&a [*a]", "data.path"), ("!!set {a}", "data.path"),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_be_are_refused(tmp_path: Path, value: str, part: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(part)):
+        load(None, [f"data.path={value}"])
+    (tmp_path / "params.yaml").write_text(f"data:\n  path: {value}\n")
+    with pytest.raises(ConfigError, match=r"params\.yaml"):
+        load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 5000, f'{{"data": {{"seed": {"9" * 5000}}}}}', '{"data": {"path": "\\ud800"}}']
+)
+def test_odd_texts_of_pipelines_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="configuration text"):
+        loads(text)
+
+
+def test_bytes_of_file_names_are_kept() -> None:
+    name = os.fsdecode(b"caf\xe9")
+    assert os.fsencode(resolve({"data": {"path": name}}, "test").data.path) == b"caf\xe9"
+
+
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(
+    PLAIN, lambda part: st.lists(part, max_size=3) | st.dictionaries(st.text(), part, max_size=3)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(key=st.sampled_from([key for key, _ in keys()]), value=VALUES | PLAIN)
+def test_any_value_of_any_key_is_taken_or_refused(key: str, value: object) -> None:
+    raw: dict[str, object] = {}
+    override(raw, key, value)
+    try:
+        params = resolve(raw, "test")
+    except ConfigError as error:
+        assert "test" in error.message and error.remedy
+        return
+    assert resolve(params.model_dump(), "test") == params
+    assert all(len(config_digest(params, spec.params)) == 64 for spec in STAGES)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.text(alphabet="[]{}:,-&*!|>'\"#%@ \n\t\\0123456789.eabdu"))
+def test_any_text_is_parameters_or_refused(text: str) -> None:
+    for assignment in (text, f"data.path={text}", f"data={text}"):
+        try:
+            load(None, [assignment])
+        except ConfigError as error:
+            assert error.message

@@ -172,6 +172,13 @@ def test_a_method_that_knows_none_of_the_sources_is_refused(call: Call) -> None:
     assert (code, "for family" in said) == (2, True), said
 
 
+def test_a_source_of_unknown_family_is_not_refused(call: Call, root: Path) -> None:
+    write_catalogue(root, path=None, url="https://host.invalid/biggan.pkl", format="public")
+    code, said = call("run", "finetune.method=bsa")
+    assert code == 0, said
+    assert "with tiny is not known before that is fetched" in said
+
+
 @pytest.mark.parametrize("option", ["out", "home", "cache"])
 def test_a_place_that_cannot_be_written(
     call: Call, root: Path, monkeypatch: pytest.MonkeyPatch, option: str

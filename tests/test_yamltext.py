@@ -30,5 +30,11 @@ def test_texts_make_no_objects() -> None:
         parse_yaml("!!python/object/apply:os.getcwd []")
 
 
+@pytest.mark.parametrize("text", ["2001-13-01", "[" * 5000, "9" * 5000, "{[1]: 2}", "\0", "!!int x"])
+def test_what_cannot_be_is_not_yaml(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)
+
+
 def test_the_library_itself_is_left_as_it_was() -> None:
     assert yaml.safe_load("off") is False

@@ -11,8 +11,8 @@ import click
 
 from graftgan import __version__
 from graftgan.commands import GROUPS
-from graftgan.commands.base import SET_HELP, Commands
-from graftgan.errors import ConfigError, GraftganError
+from graftgan.commands.base import DRY_RUN_HELP, SET_HELP, Commands
+from graftgan.errors import ConfigError, GraftganError, TryAgain
 from graftgan.stages.specs import CLUSTER_STAGES, STAGES, StageSpec
 
 INTERRUPTED = 143
@@ -42,7 +42,7 @@ def stage_options(function: Function) -> Function:
         ),
         click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help=SET_HELP),
         click.option("--out", type=path, default="out", show_default=True, help="Folder of all outputs."),
-        click.option("--dry-run", is_flag=True, help="Check everything, tell the plan, write nothing."),
+        click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP),
         click.option("--force", is_flag=True, help="Run even if nothing changed."),
         click.option("--resume", type=resume, default="auto", show_default=True, help=RESUME_HELP),
     ]
@@ -255,8 +255,10 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
+        from graftgan.contract import disk_is_full
+
         click.echo(f"error: {error}", err=True)
-        raise SystemExit(75 if error.errno == 28 else 1) from None
+        raise SystemExit(TryAgain.exit_code if disk_is_full(error) else 1) from None
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise MissingInput(f"{path} does not exist", "run the stage that makes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise MissingInput(
             f"{path} is not valid JSON: {error}", "run the stage that makes it again"
         ) from None

@@ -13,7 +13,7 @@ from graftgan.preflight import check
 def explain(jobs: Sequence[Job], force: bool = False) -> Iterator[str]:
     """Yield lines for each job: up to date, would run and why, or waits for an earlier stage; and its checks.
 
-    Nothing is written, digests that are remembered to save time included.
+    Nothing is written, digests that are remembered to save time included, nor fetched from a store.
 
     Raises:
         GraftganError: The first thing that would make a stage fail, once all were looked at.
@@ -39,6 +39,12 @@ def _plan(job: Job, made: set[str], force: bool) -> Iterator[str]:
     waits = sorted({origin.split(".")[0] for origin in job.spec.inputs.values()} & made)
     if waits:
         yield f"{job.spec.name}: would run after {', '.join(waits)}"
+        made.add(job.spec.name)
+        return
+    if stored := job.in_stores():
+        # Whether they hold what an earlier run read is known only by fetching them.
+        job.internal_digests()
+        yield f"{job.spec.name}: would run, unless {' and '.join(stored)} did not change"
         made.add(job.spec.name)
         return
     plan = job.plan()

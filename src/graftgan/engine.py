@@ -34,7 +34,7 @@ from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
-from graftgan.remote import local
+from graftgan.remote import is_address, local
 from graftgan.stages.specs import StageSpec, stage
 from graftgan.unfinished import Note, noted, unused
 
@@ -89,11 +89,24 @@ class Job:
                 named[key] = Path(found["path"]).expanduser()
         return named
 
+    def in_stores(self) -> list[str]:
+        """Return the addresses in object stores that the parameters name."""
+        values = leaves(self.params, self.spec.external).values()
+        return [str(value) for value in values if value is not None and is_address(value)]
+
     def input_digests(self) -> dict[str, str]:
         """Return the digest of every input, internal and external.
 
         Raises:
             MissingInput: If one does not exist.
+        """
+        return self.internal_digests() | self.external_digests()
+
+    def internal_digests(self) -> dict[str, str]:
+        """Return the digest of each output of an earlier stage that this one reads.
+
+        Raises:
+            MissingInput: If it does not exist.
         """
         digests = {}
         for name, path in sorted(self.inputs.items()):
@@ -103,7 +116,7 @@ class Job:
                     f"run `graftgan {self.spec.writer(name)}`",
                 )
             digests[name] = self.digests.digest_output(path)
-        return digests | self.external_digests()
+        return digests
 
     def external_digests(self) -> dict[str, str]:
         """Return the digest of what each key that names a path names.

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.lifelong_config import LifelongParams, LifelongTask
-from graftgan.params import keys, override, suggest
+from graftgan.params import keys, override, refuse_texts, suggest
 from graftgan.section import Section
 from graftgan.yamltext import parse_yaml
 
@@ -29,12 +29,13 @@ def resolve_section(raw: Any, model: type[S], origin: str) -> S:
         origin: Where the values come from, for errors.
 
     Raises:
-        ConfigError: If they do not fit the section; names the origin and every wrong key.
+        ConfigError: If they do not fit the section; names the origin and every wrong key, or one with
+            credentials.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{origin} holds a {type(raw).__name__}, not a mapping", "write `key: value` lines")
     try:
-        return model.model_validate(dict(raw))
+        section = model.model_validate(dict(raw))
     except ValidationError as error:
         fields = dict(keys(model))
         if model is LifelongParams:
@@ -51,6 +52,8 @@ def resolve_section(raw: Any, model: type[S], origin: str) -> S:
                 info = fields.get(generic)
                 remedies.append(f"{key}: {info.description}" if info else "correct the description")
         raise ConfigError(f"{origin}: {'; '.join(lines)}", " ".join(dict.fromkeys(remedies))) from None
+    refuse_texts(section, origin)
+    return section
 
 
 def load_section(path: Path, model: type[S]) -> S:
@@ -94,7 +97,7 @@ def loads_lifelong(text: str, assignments: Sequence[str] = ()) -> LifelongParams
     """
     try:
         raw = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         remedy = "pass what `python -m pipelines.lifelong config` prints"
         raise ConfigError(f"the configuration text is not JSON: {error}", remedy) from None
     return _assigned(raw, assignments, "configuration text")

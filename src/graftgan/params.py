@@ -116,19 +116,26 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
                 )
         remedy = " ".join(dict.fromkeys(remedies))
         raise ConfigError(f"{origin}: " + "; ".join(lines), remedy) from None
-    refuse_credentials(params, origin)
+    refuse_texts(params, origin)
     return params
 
 
-def refuse_credentials(params: Params, origin: str) -> None:
-    """Refuse addresses with a user or password: parameters are shown, logged and compiled into pipelines.
+def refuse_texts(section: Section, origin: str) -> None:
+    """Refuse texts that may not or cannot be written down: parameters are shown, logged and compiled.
+
+    These are addresses with a user or password, and halves of characters; bytes of file names are kept.
 
     Raises:
         ConfigError: Naming the key, not the value.
     """
-    for key, value in flatten(params.model_dump(mode="json")).items():
+    for key, value in flatten(section.model_dump(mode="json")).items():
         if isinstance(value, str) and CREDENTIALS.match(value):
             raise ConfigError(f"{origin}: {key} is an address with a user or password", SECRETS)
+        try:
+            canonical_json(value).encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            message = f"{origin}: {key} holds half a character"
+            raise ConfigError(message, "write the character whole") from None
 
 
 def load(path: Path | None, assignments: Sequence[str] = ()) -> Params:
@@ -169,7 +176,7 @@ def loads(text: str, assignments: Sequence[str] = ()) -> Params:
     """
     try:
         raw = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         remedy = "pass the output of `graftgan config show --json`"
         raise ConfigError(f"the configuration text is not JSON: {error}", remedy) from None
     if not isinstance(raw, dict):

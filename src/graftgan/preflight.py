@@ -258,8 +258,11 @@ def method(params: Params) -> Iterator[str]:
     candidates = catalogue.select(names)
     for source in candidates if rank.choose != SCRATCH else ():
         spec = local_spec(catalogue, source)
+        if spec is None:
+            yield f"finetune.method: what it can do with {source.name} is not known before that is fetched"
+            continue
         try:
-            check_family(settings.method, spec.family if spec else "stylegan2", source.name)
+            check_family(settings.method, spec.family, source.name)
         except ConfigError as error:
             refused.append(error)
             yield error.message

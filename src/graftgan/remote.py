@@ -249,7 +249,7 @@ def _sums(client: Client, place: Address, listed: list[Listed]) -> Mapping[str, 
         client.fetch(place, listing, {SUMS: path}, {})
         try:
             sums = {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise DataError(f"{place / SUMS} is no list of files", "push the folder again") from None
     if lost := sorted(set(sums) - {entry.name for entry in listed}):
         raise DataError(

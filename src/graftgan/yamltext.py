@@ -25,6 +25,11 @@ def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text, without making any object but plain ones.
 
     Raises:
-        yaml.YAMLError: If it is not YAML.
+        yaml.YAMLError: If it is not YAML, or holds what cannot be: a 13th month, a number of 5,000 digits.
     """
-    return yaml.load(text, Loader)
+    try:
+        return yaml.load(text, Loader)
+    except (ValueError, OverflowError) as error:
+        raise yaml.YAMLError(str(error)) from None
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from graftgan.checkpoints import catalogue as module
-from graftgan.checkpoints.catalogue import Catalogue, card, download
+from graftgan.checkpoints.catalogue import Catalogue, Source, card, download
 from graftgan.checkpoints.store import SPEC, WEIGHTS, save_gan
 from graftgan.contract import digest_file, write_json
 from graftgan.errors import CheckpointError, ConfigError, GraftganError, MissingInput, TryAgain
@@ -322,3 +324,38 @@ def test_a_card_is_read_and_a_bad_one_is_empty(tmp_path: Path) -> None:
         assert card(tmp_path) == {}
     write_json(tmp_path / "card.json", {"title": "Near"})
     assert card(tmp_path) == {"title": "Near"}
+
+
+ENTRY = {"name": "near", "path": "near", "sha256": SHA, "resolution": 32}
+ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=2)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary() | st.text(alphabet="[]{}:,-&*!|>'\"#%@ \n\t0123456789.e").map(str.encode))
+def test_any_bytes_are_a_catalogue_or_refused(tmp_path: Path, raw: bytes) -> None:
+    (tmp_path / "c.yaml").write_bytes(raw)
+    try:
+        found = Catalogue(tmp_path / "c.yaml").sources
+    except ConfigError as error:
+        assert "c.yaml" in error.message and error.remedy
+    else:
+        assert found == []
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(sorted(Source.model_fields)), value=ODD)
+def test_any_value_of_an_entry_is_taken_or_refused(tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump([ENTRY | {key: value}]))
+    try:
+        (found,) = Catalogue(tmp_path / "c.yaml").sources
+    except ConfigError as error:
+        assert "c.yaml" in error.message and "entry 1" in error.message
+    else:
+        assert Source.model_validate(found.model_dump()) == found
+
+
+@pytest.mark.parametrize("text", ["- name: 2001-13-01", "[" * 5000, f"- {'9' * 5000}"])
+def test_values_that_cannot_be_are_no_yaml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml is not YAML"):
+        Catalogue(tmp_path / "c.yaml")

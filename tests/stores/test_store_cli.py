@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image
 from pipeline.conftest import write_zoo
+from stages.test_rank import Shelf
 
 from graftgan import remote
 from graftgan.checkpoints.catalogue import Catalogue
@@ -132,3 +133,13 @@ def test_a_pipeline_is_submitted_with_the_digests_of_what_is_in_the_store(
     assert submit.main(["digest", "s3://team/zoo"]) == 0
     assert capsys.readouterr().out.strip() == digest_path(zoo)
     assert submit.main(["digest", "s3://team/none"]) == 4
+
+
+def test_a_ranking_reads_the_cards_of_sources_in_a_store(bucket: Seaweed, tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    (tmp_path / "near" / "card.json").write_text('{"data": {"images": 1500}}')
+    for name in ("near", "far", "catalogue.yaml"):
+        push(tmp_path / name, f"s3://team/shelf/{name}")
+    shelf.run(rank__catalogue="s3://team/shelf/catalogue.yaml")
+    images = {row["name"]: row["training_images"] for row in shelf.record()["rows"]}
+    assert images == {"near": 1500, "far": 0, "scratch": 0}

@@ -12,6 +12,7 @@ from graftgan.bank.manifest import NAME
 from graftgan.bank.store import Bank
 from graftgan.errors import ConfigError
 from graftgan.gans.translation import TranslatorSpec
+from graftgan.yamltext import parse_yaml
 
 SHARE = 0.25
 
@@ -48,7 +49,7 @@ def parse_share(text: str) -> Lambda:
         ConfigError: It is none of them.
     """
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         value = None
     if isinstance(value, bool) or not isinstance(value, (int, float, list, dict)):

@@ -87,7 +87,7 @@ def _about(path: Path) -> dict[str, Any]:
             not isinstance(about[name], kind) for name, kind in zip(names, kinds, strict=True)
         ):
             raise ValueError("its fields are others")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not an adapter file: {error}", f"give a run's {ADAPTER}") from None
     return dict(about)
 

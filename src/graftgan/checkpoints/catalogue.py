@@ -21,6 +21,7 @@ from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
 from graftgan.gans.base import Gan
 from graftgan.gans.spec import GanSpec
 from graftgan.remote import fetch_file, is_address, join, local, parent
+from graftgan.yamltext import parse_yaml
 
 SCRATCH = "scratch"
 MAX_DOWNLOAD_BYTES = 4 << 30
@@ -156,7 +157,7 @@ class Catalogue:
 
 def _read(path: Path) -> list[Source]:
     try:
-        raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw: Any = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         why = (
             "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
@@ -262,6 +263,6 @@ def card(folder: Path) -> dict[str, Any]:
     """Return the card of a zoo checkpoint, or an empty one, as for a file of another project."""
     try:
         raw = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return raw if isinstance(raw, dict) else {}

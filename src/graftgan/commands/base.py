@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 SET_HELP = "Override one key; repeatable."
+DRY_RUN_HELP = "Tell the plan and check what can be known before; write nothing."
 
 
 class Commands(click.Group):

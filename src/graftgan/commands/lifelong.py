@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from graftgan.commands.base import SET_HELP, Commands
+from graftgan.commands.base import DRY_RUN_HELP, SET_HELP, Commands
 
 if TYPE_CHECKING:
     from graftgan.stages.specs import StageSpec
@@ -27,7 +27,7 @@ def options(function: Function) -> Function:
         click.option(
             "--out", type=PATH, default="out/lifelong", show_default=True, help="Folder of outputs."
         ),
-        click.option("--dry-run", is_flag=True, help="Check everything, tell the plan, write nothing."),
+        click.option("--dry-run", is_flag=True, help=DRY_RUN_HELP),
         click.option("--force", is_flag=True, help="Run even if nothing changed."),
         click.option(
             "--resume",

@@ -172,8 +172,8 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
         "fd": frechet_estimate(features, target),
     }
     facts: dict[str, Any] = {}
-    if source:
-        facts = card(Path(candidate.params.rank.catalogue).parent / source.path) if source.path else {}
+    if source and source.path:
+        facts = card(Catalogue(rank.catalogue, ctx.cache).place(source, ctx.cache))
     return {
         "name": name,
         "kind": "source" if source else SCRATCH,
