@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -140,20 +141,36 @@ def table(results: dict[str, Any]) -> str:
     lines = [
         f"After {results['kimg']:g} kimg from source {results['source']}. Test KID is of "
         f"`{results['protocol']}`, lower is better; its interval is at 95 %, of the images where there is "
-        "one draw, else Student's over draws. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
+        "one draw, else Student's over draws. KID / full is of pairs on the same draw, and tells methods "
+        "apart where targets differ. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
         "from all images. Seconds are of one CPU core."
     ]
     for images, rows in results["images"].items():
         title = f"### {images} images: {', '.join(rows[0]['draws'])}"
-        head = "| method | test KID | interval | KID / full | recall | copy | seconds | stored KB |"
-        lines += ["", title, "", head, "| --- |" + " --- |" * 7]
+        head = (
+            "| method | test KID | interval | KID / full | interval | recall | copy | seconds | stored KB |"
+        )
+        lines += ["", title, "", head, "| --- |" + " --- |" * 8]
         for row in rows:
             lines.append(
                 f"| {row['method']} | {row['kid']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
-                f"| {row['ratio']:.2f} | {row['recall']:.3f} | {row['copy']:.2f} | {row['cpu_s']:.0f} "
+                f"| {row['ratio']:.2f} | {row['ratio_low']:.2f} to {row['ratio_high']:.2f} "
+                f"| {row['recall']:.3f} | {row['copy']:.2f} | {row['cpu_s']:.0f} "
                 f"| {row['stored_bytes'] / 1000:.0f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def ratio_interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, float, float]:
+    """Return the geometric mean of KID / KID of `full` on the same draws, with its 95 % interval.
+
+    Draws of unlike targets differ in KID by more than methods do, and only pairs can be compared over them.
+    """
+    logs = [math.log(run["kid"] / full["kid"]) for run, full in pairs]
+    errors = [math.hypot(run["stderr"] / run["kid"], full["stderr"] / full["kid"]) for run, full in pairs]
+    ends = mean_interval([{"kid": log, "stderr": error} for log, error in zip(logs, errors, strict=True)])
+    mean, low, high = (math.exp(end) for end in ends)
+    return mean, low, high
 
 
 def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -165,7 +182,9 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
             key: statistics.fmean(run[key] for run in found.values())
             for key in ("recall", "copy", "cpu_s", "stored_bytes")
         }
-        ratio = statistics.fmean(run["kid"] / runs["full"][draw]["kid"] for draw, run in found.items())
+        ratio, ratio_low, ratio_high = ratio_interval(
+            [(run, runs["full"][draw]) for draw, run in found.items()]
+        )
         draws = [f"{draw.target} {draw.seed}" for draw in found]
         rows.append(
             {
@@ -175,6 +194,8 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
                 "low": low,
                 "high": high,
                 "ratio": ratio,
+                "ratio_low": ratio_low,
+                "ratio_high": ratio_high,
                 **means,
             }
         )

@@ -120,13 +120,6 @@ def test_what_would_fail_has_its_exit_code(
     assert "fix: " in said and "Traceback" not in said
 
 
-def test_a_batch_that_the_workers_cannot_share(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    code, said = call("run", "finetune.method=auto", "finetune.batch=16")
-    assert code == 2 and "finetune.batch is 16, which WORLD_SIZE" in said
-    assert call("run", "finetune.method=auto", "finetune.batch=15")[0] == 0
-
-
 def test_a_stage_without_its_inputs_names_who_makes_them(call: Call) -> None:
     code, said = call("evaluate")
     assert code == 4

@@ -223,7 +223,7 @@ def local_spec(catalogue: Catalogue, source: Source) -> GanSpec | None:
 
 
 def method(params: Params) -> Iterator[str]:
-    """Method, penalties and prior go with the other settings, the workers and the sources' families.
+    """Method, penalties and prior go with the other settings and with the sources' families.
 
     Of `auto` only what holds for any method is checked.
 
@@ -233,18 +233,15 @@ def method(params: Params) -> Iterator[str]:
     from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
     from graftgan.device import pick_device, pick_dtype
     from graftgan.stages.prior import check_prior
-    from graftgan.stages.together import check_workers
     from graftgan.transfer import check_family
     from graftgan.transfer.auto import AUTO, FALLBACK
     from graftgan.transfer.combinations import check_settings
-    from graftgan.workers import count
 
     settings, rank = params.finetune, params.rank
     pick_dtype(settings.precision, pick_device(params.runtime.device))
     decided = settings.method != AUTO
     known = settings if decided else settings.model_copy(update={"method": FALLBACK.method})
     check_settings(known)
-    check_workers(params.model_copy(update={"finetune": known}), count())
     check_prior(known, training_images=None)
     if not decided:
         yield "finetune.method: auto is decided by what rank chooses"
