@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from graftgan.contract import write_text
+from graftgan.bank.package import is_bank
+from graftgan.contract import read_json, write_text
 from graftgan.errors import ConfigError
-from graftgan.packages import CARD, Package, load_package
+from graftgan.packages import CARD, FACTS, Package, load_package
 from graftgan.reporting.sheets import png_bytes
 
 MAX_PICTURES = 1024
@@ -48,9 +49,11 @@ def write_gallery(
         out: The file.
 
     Raises:
-        ConfigError: If that would be more than 1,024 pictures.
+        ConfigError: If that would be more than 1,024 pictures, or the package is a bank's.
         CheckpointError: If the package is damaged.
     """
+    if is_bank(read_json(folder / FACTS)):
+        raise ConfigError(f"{title} is a bank of tasks, which translate images", "use `graftgan tasks run`")
     package = load_package(folder)
     names = list(package.facts.get("classes") or []) if package.spec.classes else []
     labels: list[int | None] = list(range(min(package.spec.classes, SHOWN_CLASSES))) or [None]

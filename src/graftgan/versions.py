@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftgan.bank.package import is_bank, load_bank_package
+from graftgan.bank.tasks import load_task
 from graftgan.context import Registered
 from graftgan.contract import read_json
 from graftgan.errors import ConfigError
@@ -49,6 +51,8 @@ def table(registry: MlflowRegistry, name: str) -> list[str]:
 
 def promote(registry: MlflowRegistry, name: str, which: str, alias: str, reason: str) -> str:
     """Move an alias to a version, once its package was fetched, loaded strictly and drew a picture.
+
+    Of a bank every task is loaded.
 
     Args:
         registry: The registry.
@@ -160,4 +164,10 @@ def _facts(registry: MlflowRegistry, version: Registered) -> Facts:
 
 def _try_out(registry: MlflowRegistry, version: Registered) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        load_package(registry.download(version, Path(scratch))).sample(1, 0)
+        folder = registry.download(version, Path(scratch))
+        if not is_bank(read_json(folder / FACTS)):
+            load_package(folder).sample(1, 0)
+            return
+        package = load_bank_package(folder)
+        for task in package.tasks:
+            load_task(package.bank, task)

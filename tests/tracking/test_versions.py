@@ -14,10 +14,12 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from bank.banks import SIZE_PX, grown
 from click.testing import CliRunner
 from PIL import Image
 from stages.models import tiny_gan, write_models
 
+from graftgan.bank.package import write_bank_package
 from graftgan.cli import cli
 from graftgan.config import Track
 from graftgan.context import Registered
@@ -71,6 +73,27 @@ def three(registry: MlflowRegistry, place: Path) -> list[Registered]:
     found = [registry.publish(NAME, folder, digest_path(folder), {}) for folder in packages]
     assert [version.version for version in found] == ["1", "2", "3"]
     return found
+
+
+def test_a_bank_of_tasks_is_promoted_once_every_task_loads(registry: MlflowRegistry, place: Path) -> None:
+    bank = grown(place / "bank", ["random", "warm:t1"])
+    versions = []
+    for number in range(2):
+        folder = place / f"bank-package{number}"
+        folder.mkdir()
+        about = {name: {"background": "#000000", "size_px": SIZE_PX} for name in ("t1", "t2")}
+        origin = {"provenance": {"dataset": "d", "protocol": "p"}, "scores": {}}
+        write_bank_package(bank.folder, folder, {"tasks": about, "number": number, **origin}, CARD)
+        if number == 1:
+            damaged = sorted((folder / "bank").rglob("*.safetensors"))[-1]
+            damaged.write_bytes(damaged.read_bytes()[:-4])
+        versions.append(registry.publish("bank", folder, digest_path(folder), {}))
+    assert promote(registry, "bank", "1", CHAMPION, "good") == "bank: version 1 is champion"
+    with pytest.raises(CheckpointError):
+        promote(registry, "bank", "2", CHAMPION, "bad")
+    assert registry.aliases("bank") == {CHAMPION: "1"}
+    with pytest.raises(ConfigError, match="bank-package0 is a bank of tasks"):
+        write_gallery(place / "bank-package0", "bank-package0", [0], [1.0], place / "g.html")
 
 
 def tags(registry: MlflowRegistry, which: str) -> dict[str, str]:
