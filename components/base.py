@@ -10,7 +10,7 @@ from kfp import dsl
 
 import graftgan
 from graftgan.kfp_io import CONFIG, PICTURES, PINS, SUMMARY, Knob, Pin, knobs
-from graftgan.stages.specs import RESULT, Port, StageSpec, stage
+from graftgan.stages.specs import CLUSTER_STAGES, RESULT, Port, StageSpec, stage
 
 IMAGE = f"graftgan:{graftgan.__version__}"
 # kfp.local runs a container component as a subprocess only if this name stands somewhere in its command.
@@ -28,6 +28,10 @@ ARTIFACTS = {
 }
 
 
+CLUSTER = ("task",)
+"""Group of the sub-commands that only a cluster's pipelines have."""
+
+
 def component(name: str, items: Collection[str] = ()) -> Callable[..., Any]:
     """Return the component of a stage: its command is the command line plus the executor input.
 
@@ -36,7 +40,8 @@ def component(name: str, items: Collection[str] = ()) -> Callable[..., Any]:
         items: Knobs for lists that take a single item here, for the tasks of a fan-out.
     """
     spec = stage(name)
-    return container(spec.name, describe(spec), signature(spec, items), (spec.name,))
+    words = (*CLUSTER, name) if spec in CLUSTER_STAGES else (name,)
+    return container(name, describe(spec), signature(spec, items), words)
 
 
 def container_component(

@@ -6,7 +6,7 @@ import inspect
 
 from kfp import dsl
 
-from components.base import container, parameter
+from components.base import CLUSTER, container, parameter
 from graftgan.kfp_finish import STATUS
 from graftgan.kfp_io import CONFIG, KNOBS, SUMMARY
 
@@ -28,5 +28,5 @@ finish = container(
             parameter("tracking_uri", str, ""),
         ]
     ),
-    ("finish",),
+    (*CLUSTER, "finish"),
 )

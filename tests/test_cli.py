@@ -30,7 +30,7 @@ from graftgan.stages.specs import CLUSTER_STAGES, STAGES
 TASKS = [*(s.name for s in CLUSTER_STAGES), "finish"]
 COMMANDS = [
     *(s.name for s in STAGES),
-    *TASKS,
+    "task",
     "run",
     "config",
     "doctor",
@@ -135,9 +135,9 @@ def test_help_lists_every_command_whole(tmp_path: Path) -> None:
 
 def test_what_only_a_cluster_runs_asks_for_its_input(tmp_path: Path) -> None:
     for name in TASKS:
-        done = Place(tmp_path).run(name)
+        done = Place(tmp_path).run("task", name)
         assert done.returncode == 2 and "--kfp-executor-input" in done.stderr
-        refused = Place(tmp_path).run(name, "--kfp-executor-input", "nonsense")
+        refused = Place(tmp_path).run("task", name, "--kfp-executor-input", "nonsense")
         assert refused.returncode == 2 and "--kfp-executor-input" in refused.stderr
 
 
@@ -435,3 +435,11 @@ def test_doctor_leaves_with_one_if_something_is_missing(prepared: Place, call: C
 def test_weights_of_unknown_names_are_refused(tmp_path: Path, call: Call) -> None:
     code, said = call(Place(tmp_path), "weights", "fetch", "vgg")
     assert (code, "'vgg' is not" in said) == (2, True)
+
+
+def test_no_command_hides_another() -> None:
+    from graftgan.commands import GROUPS
+
+    names = [*(spec.name for spec in STAGES), *(str(command.name) for command in GROUPS)]
+    assert len(names) == len(set(names))
+    assert not {spec.name for spec in CLUSTER_STAGES} & {spec.name for spec in STAGES}

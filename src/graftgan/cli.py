@@ -82,10 +82,15 @@ for _spec in STAGES:
     add_stage(_spec)
 
 
+@cli.group("task", cls=Commands)
+def task_group() -> None:
+    """Tasks that only the pipelines of a cluster have."""
+
+
 def add_task(spec: StageSpec) -> None:
     """Add the sub-command of a stage that only pipelines of a cluster have."""
 
-    @cli.command(spec.name, help=f"{spec.help} Only as a task of a Kubeflow pipeline.")
+    @task_group.command(spec.name, help=spec.help)
     @click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
     def command(executor_input: str) -> None:
         run_as_task(spec, executor_input)
@@ -95,10 +100,10 @@ for _spec in CLUSTER_STAGES:
     add_task(_spec)
 
 
-@cli.command("finish")
+@task_group.command("finish")
 @click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
 def finish_command(executor_input: str) -> None:
-    """Close the MLflow run of a Kubeflow run and report its final state. Only as its exit handler."""
+    """Close the MLflow run of a Kubeflow run and report its final state, as the pipeline's exit handler."""
     from graftgan.kfp_finish import finish
 
     finish(executor_input)

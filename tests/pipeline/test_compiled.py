@@ -146,7 +146,8 @@ def test_ports_with_pictures_name_outputs_of_their_stage() -> None:
 def test_a_task_runs_the_command_line_in_the_one_image(compiled: dict[str, Any], name: str) -> None:
     container = compiled["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
     assert container["image"] == IMAGE
-    assert container["command"] == ["env", LOCAL_MARKER, RUN_ID, "graftgan", name]
+    group = [] if name in {spec.name for spec in STAGES} else ["task"]
+    assert container["command"] == ["env", LOCAL_MARKER, RUN_ID, "graftgan", *group, name]
     assert container["args"] == ["--kfp-executor-input", "{{$}}"]
 
 
