@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from graftgan.data.decoding import ACCEPTED, SNIFF_BYTES, BadImageError, decode, looks_like_image
+from graftgan.errors import Interrupted
 
 from .pictures import encode, noise, options, smooth
 
@@ -335,3 +336,14 @@ def test_box_averages_colours_by_opacity() -> None:
     colour = (blocks[..., :3] * blocks[..., 3:]).sum(axis=(1, 3)) / np.maximum(opacity, 1)
     assert np.abs(got[..., :3] - colour)[got[..., 3] > 0].max() <= 0.5
     assert np.abs(got[..., 3:] - opacity / 4).max() <= 0.5
+
+
+def test_a_signal_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: Any, **more: Any) -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    picture = encode(solid("RGB", (1, 2, 3)), "PNG")
+    monkeypatch.setattr(Image.Image, "load", interrupted)
+    monkeypatch.setattr(Image, "open", interrupted)
+    with pytest.raises(Interrupted):
+        decode(picture, PLAIN)

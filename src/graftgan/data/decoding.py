@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from graftgan.config import Data
+from graftgan.errors import Interrupted
 
 # Formats that Pillow decodes by itself; EPS, PDF and the like start other programs.
 ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -149,7 +150,7 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 image.load()
                 return _convert(image, options)
-    except BadImageError:
+    except (BadImageError, Interrupted):
         raise
     except UnidentifiedImageError:
         raise BadImageError("not an image in an accepted format") from None
