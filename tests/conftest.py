@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("GRAFTGAN_HOME", str(place / "home"))
     monkeypatch.setenv("GRAFTGAN_CACHE", str(place / "cache"))
     return place
+
+
+@pytest.fixture(autouse=True)
+def no_server() -> Iterator[None]:
+    """Forget the MLflow server of a test: its address belongs to the process, and others have their own."""
+    yield
+    if mlflow := sys.modules.get("mlflow"):
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ KFP_RUN = "kfp.pipeline_run_id"
 PARENT = "mlflow.parentRunId"
 REQUIREMENTS = ("mlflow", "numpy", "pandas", "pyyaml", "pydantic", "safetensors", "torch")
 PACKAGE = "package"
-ADDRESS = "MLFLOW_TRACKING_URI"
+ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 MAX_METRICS = 1000
 MAX_ENTRIES = 100
 PERMANENT = {
@@ -120,12 +120,13 @@ class Connection:
                 f"MLflow at {redacted('uri', track.uri)} does not answer", "run `graftgan sync` later"
             )
         _set_patience(track.timeout_s)
-        # A model URI such as models:/m-1 is resolved by the global address only.
-        before = os.environ.get(ADDRESS)
+        # A model URI such as models:/m-1 is resolved by the global addresses only.
+        before = {name: os.environ.get(name) for name in ADDRESSES}
         mlflow.set_tracking_uri(track.uri)
         mlflow.set_registry_uri(track.uri)
-        # MLflow hands the address on in the environment, where it would pass for the user's own.
-        os.environ.pop(ADDRESS, None) if before is None else os.environ.update({ADDRESS: before})
+        # MLflow hands them on in the environment, where they would pass for the user's own.
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         self.track = track
         with talking():
             if is_remote(track.uri):

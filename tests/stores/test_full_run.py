@@ -113,10 +113,8 @@ def test_the_registered_model_comes_from_the_store_and_draws(
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", stack.mlflow.uri)
     mlflow.set_tracking_uri(stack.mlflow.uri)
-    try:
-        model = mlflow.pyfunc.load_model("models:/tired@champion")
-    finally:
-        mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(stack.mlflow.uri)
+    model = mlflow.pyfunc.load_model("models:/tired@champion")
     images = model.predict(pd.DataFrame({"seed": [3, 4]}))
     package = load_package(tired[0].root / "out" / "register" / "package")
     expected = np.concatenate([package.sample(1, 3), package.sample(1, 4)])

@@ -286,12 +286,9 @@ def test_the_examples_of_the_docs_draw_tables_of_pictures(
     one, many = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     mlflow.set_tracking_uri(store.uri)
-    try:
-        for example in (one, many.replace("range(1000)", "range(70)")):
-            assert "graftgan-micah@champion" in example
-            exec(example.replace("graftgan-micah", NAME), names)
-    finally:
-        mlflow.set_tracking_uri(None)
+    for example in (one, many.replace("range(1000)", "range(70)")):
+        assert "graftgan-micah@champion" in example
+        exec(example.replace("graftgan-micah", NAME), names)
     assert names["images"].shape == (3, 32, 32, 3)
     drawn = sorted((place / "pictures").iterdir())
     assert [path.name for path in (drawn[0], drawn[-1])] == ["000000.png", "000069.png"] and len(drawn) == 70
