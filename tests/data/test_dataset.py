@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ from graftgan.data.dataset import (
     MANIFEST_FILE,
     MANIFEST_SCHEMA,
     ImageSet,
-    PixelWriter,
     content_digest,
     order,
     write_manifest,
 )
+from graftgan.data.slots import PixelWriter
 from graftgan.errors import MissingInput
 
 from .pictures import noise
@@ -83,39 +82,6 @@ def test_manifest_has_the_stated_columns_and_equal_bytes(tmp_path: Path, pixels:
     read = ImageSet.open(a).manifest
     assert list(read) == MANIFEST_SCHEMA.names
     assert read["label"].dtype == np.int32 and read["blank"].dtype == bool
-
-
-@pytest.mark.parametrize("count", [0, 1, 9, 10, 12345])
-def test_pixel_writer_leaves_a_valid_file_of_any_length(tmp_path: Path, count: int) -> None:
-    with PixelWriter(tmp_path / "x.npy", 2, 1) as writer:
-        for value in range(count):
-            writer.append(np.full((2, 2, 1), value % 256, dtype=np.uint8))
-    array = np.load(tmp_path / "x.npy")
-    assert array.shape == (count, 2, 2, 1)
-    assert (array[:, 0, 0, 0] == np.arange(count) % 256).all()
-
-
-def test_pixel_writer_refuses_another_shape(tmp_path: Path) -> None:
-    with PixelWriter(tmp_path / "x.npy", 4, 3) as writer, pytest.raises(AssertionError):
-        writer.append(np.zeros((4, 4, 1), dtype=np.uint8))
-
-
-@given(st.integers(0, 12).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, max(n - 1, 0))))))
-def test_slots_filled_in_any_order_close_up(drawn: tuple[int, set[int]]) -> None:
-    total, kept = drawn[0], sorted(drawn[1] if drawn[0] else ())
-    with TemporaryDirectory() as folder:
-        with PixelWriter(Path(folder) / "x.npy", 2, 3) as writer:
-            for index in reversed(kept):
-                with writer.slots.open() as file:
-                    writer.slots.write(file, index, np.full((2, 2, 3), index, dtype=np.uint8))
-            writer.keep(kept)
-        array = np.load(Path(folder) / "x.npy")
-        assert array.shape == (len(kept), 2, 2, 3) and len(kept) <= total
-        assert array[:, 1, 1, 2].tolist() == kept
-        with PixelWriter(Path(folder) / "y.npy", 2, 3) as writer:
-            for image in array:
-                writer.append(image)
-        assert (Path(folder) / "x.npy").read_bytes() == (Path(folder) / "y.npy").read_bytes()
 
 
 @pytest.mark.parametrize("file", [IMAGES_FILE, MANIFEST_FILE, "dataset.json"])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from graftgan.data import packing
-from graftgan.data.dataset import PixelWriter
+from graftgan.data.slots import PixelWriter
 from graftgan.data.packing import Packed, is_blank, pack_all, pack_one, perceptual_hash
 from graftgan.data.sources import RawImage
 from graftgan.errors import TryAgain
@@ -72,7 +72,8 @@ def test_equal_pixels_have_equal_fingerprints_whatever_the_file() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_blank_images_hash_to_zero(channels: int) -> None:
     flat = np.full((32, 32, channels), 200, dtype=np.uint8)
-    assert is_blank(flat) and perceptual_hash(flat) == "0" * 16
+    packed = pack_one(RawImage("a", encode(flat.squeeze())), options(resolution=32, channels=channels))
+    assert is_blank(flat) and packed.blank and packed.phash == "0" * 16
     flat[31, 31, -1] = 0
     assert not is_blank(flat)
 
@@ -85,10 +86,30 @@ def test_perceptual_hash_hardly_depends_on_the_size_of_the_picture(channels: int
         image = Image.fromarray(small[..., 0] if channels == 1 else small).resize(
             (side, side), Image.Resampling.BICUBIC
         )
-        pixels = np.asarray(image).reshape(side, side, channels)
         whole = imagehash.phash(image, hash_size=8)
-        distance = imagehash.hex_to_hash(perceptual_hash(pixels)) - whole
+        distance = imagehash.hex_to_hash(perceptual_hash(image)) - whole
         assert distance == 0 if side < 128 else distance <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_hashes_are_those_of_the_pixels_that_are_packed(kind: str, channels: int) -> None:
+    """They are taken from the decoder's picture, never from one made of the pixels, which must not show."""
+    clear = np.dstack([np.asarray(smooth(4, 256)), np.arange(65536, dtype=np.uint32).reshape(256, 256) >> 8])
+    image = Image.fromarray(clear.astype(np.uint8))
+    raw = RawImage("a", encode(image.convert("RGB") if kind == "JPEG" else image, kind))
+    packed = pack_one(raw, options(resolution=128, channels=channels))
+    assert packed.pixels is not None
+    again = Image.fromarray(packed.pixels[..., 0] if channels == 1 else packed.pixels)
+    assert packed.phash == str(imagehash.phash(again.reduce(2), hash_size=8))
+
+
+def test_a_decoding_process_imports_little() -> None:
+    """Each of them pays for what this module reaches."""
+    code = "import sys, graftgan.data.packing; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    reached = set(done.stdout.split())
+    assert "PIL" in reached and not reached & {"pandas", "pyarrow", "pydantic", "scipy", "torch"}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -184,7 +205,7 @@ from pathlib import Path
 from graftgan.data import packing
 from graftgan.data.sources import RawImage
 from graftgan.config import Data
-from graftgan.data.dataset import PixelWriter
+from graftgan.data.slots import PixelWriter
 from graftgan.data.decoding import DecodeOptions
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from PIL import Image
 
 from graftgan.checkpoints.store import save_gan
 from graftgan.contract import write_json
-from graftgan.data.dataset import PixelWriter, content_digest, write_manifest
+from graftgan.data.dataset import content_digest, write_manifest
+from graftgan.data.slots import PixelWriter
 from graftgan.gans.base import Gan, build, sample
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 

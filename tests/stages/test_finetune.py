@@ -28,7 +28,8 @@ from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, save_gan
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Result, digest_file, digest_path, read_json, write_json
-from graftgan.data.dataset import SPLITS, PixelWriter, content_digest, write_manifest
+from graftgan.data.dataset import SPLITS, content_digest, write_manifest
+from graftgan.data.slots import PixelWriter
 from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import CheckpointError, ConfigError, DataError, GraftganError
 from graftgan.gans.base import build, draw_latents, sample, to_uint8

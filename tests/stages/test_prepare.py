@@ -362,7 +362,7 @@ def test_full_disk_can_be_tried_again(lab: Lab, no_library: None, monkeypatch: p
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("graftgan.data.dataset.PixelSlots.write", full)
+    monkeypatch.setattr("graftgan.data.slots.PixelSlots.write", full)
     lab.fails(TryAgain, source)
     monkeypatch.undo()
 

@@ -71,7 +71,7 @@ class BankPackage:
             MAX_PIXELS,
             MAX_FILE_BYTES,
         )
-        pixels = torch.from_numpy(decode(image, options).pixels).permute(2, 0, 1)[None]
+        pixels = torch.tensor(decode(image, options).pixels).permute(2, 0, 1)[None]
         network = self._networks.get(task) or load_task(self.bank, task)
         self._networks[task] = network
         with exact():

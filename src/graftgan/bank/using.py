@@ -56,7 +56,7 @@ def translate_files(
     )
     written = []
     for image in images:
-        pixels = torch.from_numpy(_read(image, options)).permute(2, 0, 1)[None]
+        pixels = torch.tensor(_read(image, options)).permute(2, 0, 1)[None]
         with exact():
             made = to_uint8(network(pixels.float() / 127.5 - 1))[0]
         folder.mkdir(parents=True, exist_ok=True)

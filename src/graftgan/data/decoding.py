@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from graftgan.config import Data
 from graftgan.errors import Interrupted
+
+if TYPE_CHECKING:
+    # Every decoding process imports this module, and the configuration would double what that takes.
+    from graftgan.config import Data
 
 # Formats that Pillow decodes by itself; EPS, PDF and the like start other programs.
 ACCEPTED = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -72,13 +75,15 @@ class Decoded:
     """One image, ready to pack.
 
     Attributes:
-        pixels: uint8 [R, R, C].
+        pixels: uint8 [R, R, C], read-only.
+        picture: The same as an image of Pillow's, with which it is cheaper to compute.
         width: Width of the original as a viewer shows it, that is after EXIF rotation.
         height: Height of it.
         mode: Pillow's mode of the original.
     """
 
     pixels: npt.NDArray[np.uint8]
+    picture: Image.Image
     width: int
     height: int
     mode: str
@@ -144,10 +149,7 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
         raise BadImageError(f"{len(data)} bytes, more than data.max_file_bytes = {options.max_file_bytes}")
     try:
         with _strict(options.max_pixels):
-            with Image.open(io.BytesIO(data), formats=_formats()) as probe:
-                _check_pixels(probe, options.max_pixels)
-                probe.verify()
-            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            with _opened(data, options.max_pixels) as image:
                 image.load()
                 return _convert(image, options)
     except (BadImageError, Interrupted):
@@ -163,10 +165,16 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
         raise BadImageError(_reason(error)) from None
 
 
-def _check_pixels(image: Image.Image, max_pixels: int) -> None:
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    image = Image.open(io.BytesIO(data), formats=_formats())
     width, height = image.size
     if width * height > max_pixels:
         raise BadImageError(f"{width} x {height} pixels, more than data.max_pixels = {max_pixels}")
+    if type(image).verify is ImageFile.ImageFile.verify:
+        return image
+    # The format has checksums; a file that was verified cannot be decoded and is opened again.
+    image.verify()
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 def _reason(error: Exception) -> str:
@@ -182,13 +190,14 @@ def _convert(image: Image.Image, options: DecodeOptions) -> Decoded:
     width, height = upright.size
     coloured = _to_channels(_to_8_bit(upright), options)
     square = _to_square(coloured, options)
-    pixels = np.array(square, dtype=np.uint8).reshape(
-        options.resolution, options.resolution, options.channels
-    )
+    pixels = np.asarray(square).reshape(options.resolution, options.resolution, options.channels)
     if options.channels == 4:
         # The colour of invisible pixels is arbitrary; one value lets equal pictures be equal bytes.
+        pixels = pixels.copy()
         pixels[pixels[..., 3] == 0, :3] = _rgb(options.background)
-    return Decoded(pixels, width, height, mode)
+        pixels.flags.writeable = False
+        square = Image.fromarray(pixels)
+    return Decoded(pixels, square, width, height, mode)
 
 
 def _upright(image: Image.Image) -> Image.Image:

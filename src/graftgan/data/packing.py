@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graftgan.data.dataset import PixelSlots
 from graftgan.data.decoding import BadImageError, DecodeOptions, decode
+from graftgan.data.slots import PixelSlots
 from graftgan.data.sources import RawImage
 from graftgan.errors import TryAgain
 
@@ -32,6 +32,8 @@ CHUNK_IMAGES = 32
 CHUNK_BYTES = 32 << 20
 CHUNKS_IN_FLIGHT = 3
 PHASH_SIZE = 8
+# All coefficients of an image of one colour are rounding noise.
+BLANK_PHASH = "0" * (PHASH_SIZE**2 // 4)
 # The hash keeps the lowest 8 x 8 frequencies, which means over blocks down to this size hardly touch.
 PHASH_LEAST_PX = 64
 
@@ -52,7 +54,7 @@ class Packed:
         height: Height of the original.
         mode: Pillow's mode of the original.
         sha256: Of the pixels.
-        phash: Perceptual hash of the pixels, 16 hex digits.
+        phash: Perceptual hash of the pixels, 16 hex digits; zeros for an image of one colour.
         blank: Whether all pixels are equal.
     """
 
@@ -73,17 +75,13 @@ class Packed:
         return replace(self, pixels=None)
 
 
-def perceptual_hash(pixels: npt.NDArray[np.uint8]) -> str:
-    """Return the 64-bit DCT hash of the `imagehash` library as hex; all zeros for an image of one colour.
+def perceptual_hash(picture: Image.Image) -> str:
+    """Return the 64-bit DCT hash of the `imagehash` library as hex, for an image that is not of one colour.
 
     Images of 128 pixels and more are first averaged over blocks, to 64 pixels or up to twice as many.
     """
-    if is_blank(pixels):
-        # All coefficients are rounding noise there.
-        return "0" * (PHASH_SIZE**2 // 4)
-    grey = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    factor = grey.width // PHASH_LEAST_PX
-    return str(imagehash.phash(grey.reduce(factor) if factor > 1 else grey, hash_size=PHASH_SIZE))
+    factor = picture.width // PHASH_LEAST_PX
+    return str(imagehash.phash(picture.reduce(factor) if factor > 1 else picture, hash_size=PHASH_SIZE))
 
 
 def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:
@@ -100,6 +98,7 @@ def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
         image = decode(raw.data, options)
     except BadImageError as error:
         return Packed(raw.name, raw.label, raw.group, str(error))
+    blank = is_blank(image.pixels)
     return Packed(
         name=raw.name,
         label=raw.label,
@@ -109,8 +108,8 @@ def pack_one(raw: RawImage, options: DecodeOptions) -> Packed:
         height=image.height,
         mode=image.mode,
         sha256=hashlib.sha256(image.pixels.data).hexdigest(),
-        phash=perceptual_hash(image.pixels),
-        blank=is_blank(image.pixels),
+        phash=BLANK_PHASH if blank else perceptual_hash(image.picture),
+        blank=blank,
     )
 
 

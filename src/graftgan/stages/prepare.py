@@ -16,11 +16,12 @@ from graftgan.config import Data, Params
 from graftgan.context import Context
 from graftgan.contract import Outcome
 from graftgan.data import validation
-from graftgan.data.dataset import IMAGES_FILE, SPLITS, PixelWriter, content_digest, write_manifest
+from graftgan.data.dataset import IMAGES_FILE, SPLITS, content_digest, write_manifest
 from graftgan.data.decoding import DecodeOptions
 from graftgan.data.duplicates import Duplicates, find_duplicates
 from graftgan.data.importing import open_source
 from graftgan.data.packing import Packed, pack_all
+from graftgan.data.slots import PixelWriter
 from graftgan.data.sources import Source, label_order
 from graftgan.data.splitting import Assignment, assign
 from graftgan.errors import DataError
@@ -80,6 +81,7 @@ def _pack(source: Source, data: Data, target: Path, workers: int, ctx: Context) 
     task = ctx.progress.task("prepare", source.total)
     try:
         with PixelWriter(target, data.resolution, data.channels) as writer:
+            writer.expect(source.total)
             options, kept = DecodeOptions.of(data), []
             with closing(pack_all(source.images(), source.total, options, writer.slots, workers)) as stream:
                 for index, packed in enumerate(stream):
