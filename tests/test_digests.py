@@ -139,3 +139,14 @@ def test_names_that_are_no_utf8_have_digests_too(folder: Path, tmp_path: Path, r
     reads.clear()
     cache.digest(folder)
     assert reads == []
+
+
+def test_links_to_files_count_and_links_to_folders_do_not(folder: Path, tmp_path: Path) -> None:
+    cache = DigestCache(tmp_path / "cache")
+    before = cache.digest(folder)
+    (folder / "linked").symlink_to(folder / "b")
+    (folder / "nowhere.png").symlink_to("gone.png")
+    os.mkfifo(folder / "pipe")
+    assert cache.digest(folder) == before
+    (folder / "again.png").symlink_to("a.png")
+    assert cache.digest(folder) == digest_path(folder) != before

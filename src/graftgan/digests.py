@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from pathlib import Path
 
 from graftgan.contract import digest_file, digest_path, digest_text, size_bytes, write_json
@@ -40,14 +41,18 @@ class DigestCache:
         known = self._load(store)
         fresh: dict[str, list[object]] = {}
         lines = []
-        for name, file in [("", root)] if root.is_file() else _files(root):
-            entry = fresh[name] = self._entry(file, known.get(name, []))
-            lines.append(f"{name}\0{entry[2]}")
+        single = root.is_file()
+        for name, file in [("", str(root))] if single else _files(root):
+            if entry := self._entry(file, known.get(name, [])):
+                fresh[name] = entry
+                lines.append(f"{name}\0{entry[2]}")
         if fresh != known and self._writes:
             # It only saves time: a full or read-only disk does no harm.
             with contextlib.suppress(OSError, TryAgain):
                 write_json(store, fresh)
-        return str(fresh[""][2]) if root.is_file() else digest_text("\n".join(lines))
+        if single and not fresh:
+            raise MissingInput(f"{path} vanished while it was read", "put it back")
+        return str(fresh[""][2]) if single else digest_text("\n".join(lines))
 
     def digest_output(self, path: Path) -> str:
         """Return `contract.digest_path` of what a stage wrote; a large output is read only when it changed.
@@ -59,12 +64,18 @@ class DigestCache:
         return self.digest(path) if large else digest_path(path)
 
     @staticmethod
-    def _entry(file: Path, known: list[object]) -> list[object]:
+    def _entry(file: str, known: list[object]) -> list[object]:
+        """Return size, modification time and digest, or nothing for what is no regular file."""
         try:
-            stat = file.stat()
-            if known[:2] == [stat.st_size, stat.st_mtime_ns]:
-                return known
-            return [stat.st_size, stat.st_mtime_ns, digest_file(file)]
+            found = os.stat(file)
+        except OSError:
+            return []
+        if not stat.S_ISREG(found.st_mode):
+            return []
+        if known[:2] == [found.st_size, found.st_mtime_ns]:
+            return known
+        try:
+            return [found.st_size, found.st_mtime_ns, digest_file(Path(file))]
         except OSError as error:
             raise MissingInput(f"{file} cannot be read: {error.strerror}", "make it readable") from error
 
@@ -79,10 +90,18 @@ class DigestCache:
         return {name: entry for name, entry in raw.items() if isinstance(entry, list) and len(entry) == 3}
 
 
-def _files(root: Path) -> list[tuple[str, Path]]:
-    return sorted((_text(file.relative_to(root)), file) for file in root.rglob("*") if file.is_file())
+def _files(root: Path) -> list[tuple[str, str]]:
+    """Return everything but folders below `root`: its name there and its path, by name.
+
+    An unchanged set costs nothing but this, so it makes no path objects, which would take most of the time.
+    """
+    found = []
+    for folder, _, names in os.walk(root):
+        inside = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
+        found += [(_text(inside + name), os.path.join(folder, name)) for name in names]
+    return sorted(found)
 
 
-def _text(path: Path) -> str:
+def _text(name: str) -> str:
     # A file name may be any bytes; those that are no UTF-8 become escapes.
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from graftgan.data import packing
-from graftgan.data.slots import PixelWriter
 from graftgan.data.packing import Packed, is_blank, pack_all, pack_one, perceptual_hash
+from graftgan.data.slots import PixelWriter
 from graftgan.data.sources import RawImage
 from graftgan.errors import TryAgain
 

@@ -148,10 +148,9 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
     if len(data) > options.max_file_bytes:
         raise BadImageError(f"{len(data)} bytes, more than data.max_file_bytes = {options.max_file_bytes}")
     try:
-        with _strict(options.max_pixels):
-            with _opened(data, options.max_pixels) as image:
-                image.load()
-                return _convert(image, options)
+        with _strict(options.max_pixels), _opened(data, options.max_pixels) as image:
+            image.load()
+            return _convert(image, options)
     except (BadImageError, Interrupted):
         raise
     except UnidentifiedImageError:

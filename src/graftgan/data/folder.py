@@ -78,11 +78,12 @@ class FolderSource:
     def _walk(self) -> Iterator[_File]:
         for folder, folders, files in os.walk(self._root, onerror=_refuse):
             here = Path(folder)
+            inside = "" if here == self._root else here.relative_to(self._root).as_posix() + "/"
             self.ignored += sum(is_hidden(name) for name in folders)
             folders[:] = [name for name in folders if not is_hidden(name)]
             for entry in [*files, *(name for name in folders if (here / name).is_symlink())]:
                 path = here / entry
-                name = clean_name(path.relative_to(self._root).as_posix())
+                name = clean_name(inside + entry)
                 if is_licence(name) and path.is_file() and not path.is_symlink():
                     self.licence = self.licence or _licence(path)
                 elif name != LABELS_FILE:
