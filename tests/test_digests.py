@@ -150,3 +150,20 @@ def test_links_to_files_count_and_links_to_folders_do_not(folder: Path, tmp_path
     assert cache.digest(folder) == before
     (folder / "again.png").symlink_to("a.png")
     assert cache.digest(folder) == digest_path(folder) != before
+
+
+def test_what_the_writer_has_read_is_not_read_again(
+    folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "REMEMBER_FROM_BYTES", 5)
+    known = {"a.png": digest_path(folder / "a.png")}
+    DigestCache(tmp_path / "cache", writes=False).remember(folder, known)
+    assert not (tmp_path / "cache").exists()
+    cache = DigestCache(tmp_path / "cache")
+    cache.remember(folder, known)
+    assert cache.digest_output(folder) == digest_path(folder) and sorted(reads) == ["b.png", "c.png"]
+    (folder / "a.png").write_text("changed")
+    assert cache.digest_output(folder) == digest_path(folder)
+    monkeypatch.setattr(digests, "REMEMBER_FROM_BYTES", 1 << 20)
+    DigestCache(tmp_path / "other").remember(folder, known)
+    assert not (tmp_path / "other").exists()

@@ -255,8 +255,11 @@ class Outcome:
         metrics: Scalar results, by name.
         warnings: Sentences for people.
         spent: Saved states that are of no use once the outputs are in place; they are then removed.
+        digests: The sha256 of files that the stage wrote and has read again already, by output that is a
+            folder and name in it.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     spent: tuple[Path, ...] = ()
+    digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

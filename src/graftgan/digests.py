@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from graftgan.contract import digest_file, digest_path, digest_text, size_bytes, write_json
@@ -37,7 +38,7 @@ class DigestCache:
         if not path.exists():
             raise MissingInput(f"{path} does not exist", "correct the path in params.yaml")
         root = path.resolve()
-        store = self._folder / f"digests-{digest_text(str(root))[:16]}.json"
+        store = self._store(root)
         known = self._load(store)
         fresh: dict[str, list[object]] = {}
         lines = []
@@ -54,6 +55,22 @@ class DigestCache:
             raise MissingInput(f"{path} vanished while it was read", "put it back")
         return str(fresh[""][2]) if single else digest_text("\n".join(lines))
 
+    def remember(self, folder: Path, digests: Mapping[str, str]) -> None:
+        """Take over digests of files from who wrote them, so that a large file is not read again for that.
+
+        Args:
+            folder: The folder they are in.
+            digests: The sha256 of each, by its name there.
+        """
+        if not self._writes or size_bytes(folder) < REMEMBER_FROM_BYTES:
+            return
+        entries = {}
+        for name, digest in digests.items():
+            found = (folder / name).stat()
+            entries[name] = [found.st_size, found.st_mtime_ns, digest]
+        with contextlib.suppress(OSError, TryAgain):
+            write_json(self._store(folder.resolve()), entries)
+
     def digest_output(self, path: Path) -> str:
         """Return `contract.digest_path` of what a stage wrote; a large output is read only when it changed.
 
@@ -63,11 +80,14 @@ class DigestCache:
         large = path.exists() and size_bytes(path) >= REMEMBER_FROM_BYTES
         return self.digest(path) if large else digest_path(path)
 
+    def _store(self, root: Path) -> Path:
+        return self._folder / f"digests-{digest_text(str(root))[:16]}.json"
+
     @staticmethod
     def _entry(file: str, known: list[object]) -> list[object]:
         """Return size, modification time and digest, or nothing for what is no regular file."""
         try:
-            found = os.stat(file)
+            found = os.stat(file)  # noqa: PTH116
         except OSError:
             return []
         if not stat.S_ISREG(found.st_mode):
@@ -98,7 +118,7 @@ def _files(root: Path) -> list[tuple[str, str]]:
     found = []
     for folder, _, names in os.walk(root):
         inside = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
-        found += [(_text(inside + name), os.path.join(folder, name)) for name in names]
+        found += [(_text(inside + name), f"{folder}{os.sep}{name}") for name in names]
     return sorted(found)
 
 

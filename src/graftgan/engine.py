@@ -233,6 +233,8 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         item = (job.spec.item,) if job.spec.item else ()
         outcome = function(job.inputs, job.params, temporary, context, *item)
         _check_written(job.spec, temporary)
+    for name, digests in outcome.digests.items():
+        job.digests.remember(job.outputs[name], digests)
     digest = job.digests.digest_output
     entries = {
         p.name: Entry(digest(job.outputs[p.name]), size_bytes(job.outputs[p.name]))

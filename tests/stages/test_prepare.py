@@ -21,7 +21,7 @@ from PIL import Image
 
 from graftgan.config import Params
 from graftgan.context import Context, NullTracker
-from graftgan.contract import Result, digest_path
+from graftgan.contract import Result, digest_file, digest_path
 from graftgan.data import packing
 from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, default_paths, run_job
@@ -382,3 +382,19 @@ def test_stopping_leaves_nothing_and_an_earlier_set_whole(
         lab.run(source, force=True)
     assert digest_path(lab.outputs["dataset"]) == before
     assert not [path for path in (lab.root / "out" / "prepare").iterdir() if path.name.startswith(".")]
+
+
+def test_a_process_of_its_own_changes_nothing_and_the_pixels_are_read_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_set(lab.root / "set", 40)
+    small, _ = lab.run(source, "data.resolution=64", *FAST)
+    monkeypatch.setattr("graftgan.stages.prepare.APART_IMAGES", 1)
+    monkeypatch.setattr("graftgan.digests.REMEMBER_FROM_BYTES", 1)
+    read: list[str] = []
+    real = digest_file
+    monkeypatch.setattr("graftgan.digests.digest_file", lambda path: read.append(path.name) or real(path))
+    large, ran = lab.run(source, "data.resolution=64", "runtime.workers=2", *FAST, force=True)
+    assert ran and large.outputs == small.outputs and large.metrics == small.metrics
+    assert "images.npy" not in read and {"manifest.parquet", "dataset.json"} <= set(read)
+    assert large.outputs["dataset"].digest == digest_path(lab.outputs["dataset"])

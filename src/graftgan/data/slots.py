@@ -82,7 +82,7 @@ class PixelWriter:
         self.count += 1
 
     def expect(self, images: int) -> None:
-        """Make room for so many slots at once, which is faster than a file that grows; `keep` cuts the rest."""
+        """Make room for so many slots at once, which is faster than growing; `keep` cuts off the rest."""
         self._file.truncate(self.slots.start_bytes + images * self.slots.size_bytes)
 
     def keep(self, indices: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from graftgan.config import Data
 from graftgan.data.dataset import SPLITS
 from graftgan.errors import DataError
 
+LIBRARY = "great_expectations"
 MAX_OFFENDING = 50
 SHOWN_OFFENDING = 5
 Kind = Literal["row_count", "between", "in_set", "unique", "matches"]
@@ -163,7 +164,7 @@ def check(
     Returns:
         One outcome for each expectation, in their order.
     """
-    if importlib.util.find_spec("great_expectations") is None:
+    if importlib.util.find_spec(LIBRARY) is None:
         log.warning(
             "great_expectations is not installed: pandas checks the data; `pip install graftgan[validate]`"
         )

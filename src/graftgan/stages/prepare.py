@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import pandas as pd
 
 from graftgan.config import Data, Params
 from graftgan.context import Context
-from graftgan.contract import Outcome
+from graftgan.contract import Outcome, digest_file
 from graftgan.data import validation
+from graftgan.data.checking import checking
 from graftgan.data.dataset import IMAGES_FILE, SPLITS, content_digest, write_manifest
 from graftgan.data.decoding import DecodeOptions
 from graftgan.data.duplicates import Duplicates, find_duplicates
@@ -28,6 +29,8 @@ from graftgan.errors import DataError
 from graftgan.remote import local
 
 SHOWN_BAD = 10
+# From here on, decoding takes so long that the library for the checks is ready before it ends.
+APART_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -55,25 +58,29 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     data = params.data
     path = local(data.path, ctx.cache)
     source = open_source(path, data.max_file_bytes)
-    folder = outputs["dataset"]
-    collected = _pack(source, data, folder / IMAGES_FILE, params.runtime.workers, ctx)
-    _refuse_bad(path, collected, source.total, data)
-    pixels = np.load(folder / IMAGES_FILE, mmap_mode="r")
-    duplicates = find_duplicates(
-        [i.sha256 for i in collected.good],
-        [i.phash for i in collected.good],
-        pixels,
-        data.near_duplicate_bits,
-    )
-    split = _split(collected.good, duplicates, data)
-    labels = label_order(i.label for i in collected.good if i.label is not None)
-    manifest = _manifest(collected.good, labels, duplicates, split)
-    checked = _validate(manifest, collected, source.total, data, outputs["data_docs"], ctx)
-    facts = _facts(path, source, data, collected, labels, duplicates, split, manifest)
+    folder, docs = outputs["dataset"], outputs["data_docs"]
+    apart = params.runtime.workers > 1 and source.total >= APART_IMAGES
+    with checking(docs, ctx.log, apart) as begin:
+        collected = _pack(source, data, folder / IMAGES_FILE, params.runtime.workers, ctx)
+        _refuse_bad(path, collected, source.total, data)
+        pixels = np.load(folder / IMAGES_FILE, mmap_mode="r")
+        duplicates = find_duplicates(
+            [i.sha256 for i in collected.good],
+            [i.phash for i in collected.good],
+            pixels,
+            data.near_duplicate_bits,
+        )
+        split = _split(collected.good, duplicates, data)
+        labels = label_order(i.label for i in collected.good if i.label is not None)
+        manifest = _manifest(collected.good, labels, duplicates, split)
+        finish = begin(*_checks(manifest, collected, source.total, data))
+        facts = _facts(path, source, data, collected, labels, duplicates, split, manifest)
+        read = {"dataset": {IMAGES_FILE: digest_file(folder / IMAGES_FILE)}}
+        checked = finish()
+    _refuse_failed(checked, data, docs, ctx)
     write_manifest(folder, manifest, facts | {"expectations": validation.to_facts(checked)})
-    return _report(
-        path, facts, collected, duplicates, _warnings(source, collected, duplicates, split, data), ctx
-    )
+    warnings = _warnings(source, collected, duplicates, split, data)
+    return replace(_report(path, facts, collected, duplicates, warnings, ctx), digests=read)
 
 
 def _pack(source: Source, data: Data, target: Path, workers: int, ctx: Context) -> _Collected:
@@ -146,9 +153,9 @@ def _manifest(
     )
 
 
-def _validate(
-    manifest: pd.DataFrame, collected: _Collected, total: int, data: Data, docs: Path, ctx: Context
-) -> list[validation.Checked]:
+def _checks(
+    manifest: pd.DataFrame, collected: _Collected, total: int, data: Data
+) -> tuple[dict[str, pd.DataFrame], list[validation.Expectation]]:
     rows = np.arange(len(manifest))
     exact = manifest["duplicate_of"] >= 0
     images = manifest[["name", "sha256", "split", "label", "width", "height", "mode", "blank"]].assign(
@@ -164,14 +171,15 @@ def _validate(
         "resolution": data.resolution,
     }
     tables = {"images": images, "facts": pd.DataFrame([facts])}
-    wanted = validation.expectations(data, [entry["name"] for entry in collected.bad], rare)
-    checked = validation.check(tables, wanted, docs, ctx.log)
+    return tables, validation.expectations(data, [entry["name"] for entry in collected.bad], rare)
+
+
+def _refuse_failed(checked: Sequence[validation.Checked], data: Data, docs: Path, ctx: Context) -> None:
     if not all(c.success for c in checked):
         kept = ctx.state / "data_docs"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(docs, kept)
         validation.raise_failed(Path(data.path), checked, kept)
-    return checked
 
 
 def _label_balance(distinct: pd.DataFrame) -> tuple[float, list[str]]:

@@ -1,0 +1,100 @@
+"""Checks a manifest, in a process of its own where importing the library would hold up the packing."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pandas as pd
+
+from graftgan.data.validation import LIBRARY, Checked, Expectation, check
+from graftgan.errors import TryAgain
+
+ENGINE = "graftgan.data.gx"
+Tables = Mapping[str, pd.DataFrame]
+Finish = Callable[[], list[Checked]]
+"""Waits for the outcome of each expectation, in their order."""
+Begin = Callable[[Tables, Sequence[Expectation]], Finish]
+
+
+@contextmanager
+def checking(docs: Path, log: logging.Logger, apart: bool) -> Iterator[Begin]:
+    """Give a function that begins to check tables; what that returns waits for the outcome.
+
+    Great Expectations takes seconds to import. With `apart` another process begins with that at once, while
+    this one makes the tables, and checks them while this one does other things.
+
+    Args:
+        docs: Existing folder for pages that people can read.
+        log: As for `validation.check`.
+        apart: Whether to use another process; without the library there is nothing to gain.
+
+    Raises:
+        TryAgain: On finishing, if the process was killed.
+    """
+    if not apart or importlib.util.find_spec(LIBRARY) is None:
+        yield lambda tables, wanted: _at_once(check(tables, wanted, docs, log))
+        return
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe()
+    process = context.Process(target=_serve, args=(its,), daemon=True)
+    process.start()
+    its.close()
+
+    def begin(tables: Tables, wanted: Sequence[Expectation]) -> Finish:
+        try:
+            mine.send((dict(tables), list(wanted), docs))
+        except OSError:
+            raise _killed() from None
+        return lambda: _answer(mine)
+
+    try:
+        yield begin
+    finally:
+        mine.close()
+        process.kill()
+        process.join()
+
+
+def _at_once(checked: list[Checked]) -> Finish:
+    return lambda: checked
+
+
+def _answer(link: Connection) -> list[Checked]:
+    try:
+        found = link.recv()
+    except (EOFError, OSError):
+        raise _killed() from None
+    if isinstance(found, Exception):
+        raise found
+    return list(found)
+
+
+def _killed() -> TryAgain:
+    return TryAgain(
+        "the process that checks the data was killed or did not start, perhaps for want of memory",
+        "set runtime.workers: 1 and run again",
+    )
+
+
+def _serve(link: Connection) -> None:
+    # The parent alone answers Ctrl-C; when it is gone, the link breaks and this process ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A fifth of the time of the import would go into looking for garbage; this process lives for seconds.
+    gc.disable()
+    try:
+        engine = importlib.import_module(ENGINE)
+        tables, wanted, docs = link.recv()
+        link.send(engine.check(tables, wanted, docs))
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception as error:
+        link.send(error)
