@@ -1,13 +1,19 @@
-"""How fast `prepare` packs a folder, beside the same images merely decoded, in one run.
+"""How fast `prepare` packs a folder, beside the same images merely decoded by as many processes, in one run.
 
-    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2]
+    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2] [--pictures photo|soft]
 
-The images are JPEG files of random soft pictures. Decoding alone means that each file is read, decoded by
-Pillow and dropped, in one process and in as many as `prepare` may use, which start before the time begins.
-`prepare` has costs that do not grow with the images (imports, the checks of Great Expectations), so a run on
-`FEW` of them is measured too, and the rate is that of the images beyond: this is what decoding can limit.
-Wall-clock times need quiet cores; processor times stand beside them. A second run with an unchanged folder
-shows the cache hit.
+The images are JPEG files. Those of `photo` have the spectrum of photographs, whose amplitude falls as the
+frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft` are 8 x 8 random colours, smoothly enlarged, which decode about as
+fast as any image of their size can. The size of the files is printed.
+
+Decoding alone is Pillow at its best: processes that have started and imported read, decode, convert, resize
+where the size is another, and drop each image, and take new work as they finish. It is measured before and
+after, and the better time counts. `prepare` also hashes, compares, checks, splits, writes and syncs.
+
+Its costs in part do not grow with the images (imports, the checks of Great Expectations), so a run on `FEW`
+of them is measured too, and the images beyond have a ratio of their own. Wall-clock times need quiet cores;
+processor times stand beside them. What only the disk takes is shown by writing and syncing as many bytes. A
+second run with an unchanged folder shows the cache hit.
 """
 
 from __future__ import annotations
@@ -18,77 +24,150 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import Pool
 from pathlib import Path
 from subprocess import PIPE
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from graftgan.contract import canonical_json
 from graftgan.params import load
 
 QUALITY = 90
+SLOPE = 1.2
 FEW = 1000
-Seconds = tuple[float, float]
+CHUNK_IMAGES = 32
+TEXTURES = 16
+BLOCK_BYTES = 8 << 20
 
 
-def draw(folder: Path, images: int, side_px: int) -> None:
-    """Write pictures of 8 x 8 random colours, smoothly enlarged."""
+@dataclass(frozen=True)
+class Cost:
+    """Wall-clock and processor seconds of some work on so many images."""
+
+    images: int
+    wall_s: float
+    cpu_s: float
+
+    def beyond(self, few: Cost) -> Cost:
+        """Return what the images cost that were not among the few."""
+        return Cost(self.images - few.images, self.wall_s - few.wall_s, self.cpu_s - few.cpu_s)
+
+    def over(self, other: Cost) -> str:
+        """Return how many times as much as another cost this is, by image."""
+        share = self.images / other.images
+        wall, cpu = self.wall_s / other.wall_s / share, self.cpu_s / other.cpu_s / share
+        return f"{wall:.2f} x decoding alone by the clock, {cpu:.2f} x by processor time"
+
+
+def soft(rng: np.random.Generator, side_px: int) -> Image.Image:
+    """Return 8 x 8 random colours, smoothly enlarged."""
+    small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    return small.resize((side_px, side_px), Image.Resampling.BICUBIC)
+
+
+def textures(rng: np.random.Generator, side_px: int) -> npt.NDArray[np.float32]:
+    """Return noise with the spectrum of photographs and unit variance, [TEXTURES, 2 R, 2 R]."""
+    side = 2 * side_px
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None]
+    frequency = np.hypot(rows, columns)
+    frequency[0, 0] = np.inf
+    white = rng.standard_normal((TEXTURES, side, side))
+    pink = np.fft.irfft2(np.fft.rfft2(white) / frequency**SLOPE, (side, side))
+    return np.asarray(pink / pink.std(axis=(1, 2), keepdims=True), dtype=np.float32)
+
+
+def photo(rng: np.random.Generator, side_px: int, from_: npt.NDArray[np.float32]) -> Image.Image:
+    """Return a picture of mostly grey contrast, as photographs have, from windows of three textures."""
+    windows = []
+    for texture in from_[rng.choice(len(from_), 3, replace=False)]:
+        top, left = rng.integers(0, side_px, 2)
+        windows.append(texture[top : top + side_px, left : left + side_px])
+    mix = np.full((3, 3), [1.0, 0.0, 0.0]) + rng.normal(0, 0.3, (3, 3))
+    pixels = 127.5 + 50 * np.stack(windows, axis=-1) @ mix.T
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def draw(folder: Path, images: int, side_px: int, pictures: str) -> None:
+    """Write the images."""
     rng = np.random.default_rng(0)
+    from_ = textures(rng, side_px)
     folder.mkdir()
     for number in range(images):
-        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        small.resize((side_px, side_px), Image.Resampling.BICUBIC).save(
-            folder / f"{number:06}.jpg", quality=QUALITY
-        )
+        picture = soft(rng, side_px) if pictures == "soft" else photo(rng, side_px, from_)
+        picture.save(folder / f"{number:06}.jpg", quality=QUALITY)
 
 
-def decode(files: Iterable[Path]) -> None:
-    """Decode files and keep nothing."""
+def decode(files: Sequence[Path], side_px: int) -> float:
+    """Decode files to square RGB pixels, keep nothing, and return the processor seconds."""
+    started_s = time.process_time()
     for file in files:
         with Image.open(file) as image:
-            np.asarray(image.convert("RGB"))
+            colours = image.convert("RGB")
+            if colours.size != (side_px, side_px):
+                colours = colours.resize((side_px, side_px), Image.Resampling.LANCZOS)
+            np.asarray(colours)
+    return time.process_time() - started_s
 
 
-def timed(action: Callable[[], object]) -> Seconds:
-    """Return wall-clock and processor seconds, those of ended child processes included."""
+def decode_all(pool: Pool, files: list[Path], side_px: int) -> Cost:
+    """Return what it takes the processes of a pool to decode all files."""
+    chunks = [(files[at : at + CHUNK_IMAGES], side_px) for at in range(0, len(files), CHUNK_IMAGES)]
+    started_s = time.perf_counter()
+    cpu_s = sum(pool.starmap(decode, chunks, chunksize=1))
+    return Cost(len(files), time.perf_counter() - started_s, cpu_s)
+
+
+def timed(action: Callable[[], object], images: int) -> Cost:
+    """Return what an action takes, ended child processes included."""
     before = os.times()
     action()
     after = os.times()
-    return after.elapsed - before.elapsed, sum(after[:4]) - sum(before[:4])
+    return Cost(images, after.elapsed - before.elapsed, sum(after[:4]) - sum(before[:4]))
 
 
-def decode_in_parts(files: list[Path], workers: int) -> float:
-    """Return the wall-clock seconds in which several processes decode the files."""
-    parts = [files[start::workers] for start in range(workers)]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(decode, [part[:1] for part in parts], chunksize=1)
-        return timed(lambda: pool.map(decode, parts, chunksize=1))[0]
-
-
-def prepare(work: Path, images: Path, side_px: int, workers: int) -> tuple[Seconds, Seconds]:
-    """Return how long `graftgan prepare` takes, and a second time with nothing changed."""
+def prepare(work: Path, folder: Path, images: int, side_px: int, workers: int) -> tuple[Cost, Cost]:
+    """Return what `graftgan prepare` takes, and a second time with nothing changed."""
     wanted = {
-        "data.path": images, "data.resolution": side_px, "data.train_images": "null",
+        "data.path": folder, "data.resolution": side_px, "data.train_images": "null",
         "data.split": "{validation: 0.1, test: 0.2}", "track.mode": "off", "runtime.workers": workers,
     }  # fmt: skip
     params = load(None, [f"{key}={value}" for key, value in wanted.items()])
     (work / "params.yaml").write_text(canonical_json(params.model_dump(mode="json")))
     command = [sys.executable, "-m", "graftgan", "prepare", "--params", str(work / "params.yaml")]
-    command += ["--out", str(work / f"out-{images.name}")]
+    command += ["--out", str(work / f"out-{folder.name}")]
     told: list[str] = []
     first, again = (
-        timed(lambda: told.append(subprocess.run(command, check=True, stderr=PIPE, text=True).stderr))
+        timed(lambda: told.append(subprocess.run(command, check=True, stderr=PIPE, text=True).stderr), images)
         for _ in range(2)
     )
     assert "prepare: done" in told[0] and "prepare: up to date" in told[1]
     return first, again
 
 
-def line(what: str, wall_s: float, images: int, more: str = "") -> str:
+def write(path: Path, size_bytes: int) -> None:
+    """Write so many bytes and wait until the disk has them."""
+    block = bytes(BLOCK_BYTES)
+    with path.open("wb") as file:
+        for _ in range(0, size_bytes, BLOCK_BYTES):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def line(what: str, cost: Cost, more: str = "") -> str:
     """Return one line of the table."""
-    return f"{what:34}{wall_s:8.2f} s {images / wall_s:8.0f} images/s  {more}".rstrip()
+    each_ms = 1000 * cost.cpu_s / cost.images
+    rate = cost.images / cost.wall_s
+    return (
+        f"{what:34}{cost.wall_s:8.2f} s {rate:7.0f} images/s {each_ms:6.2f} ms of processor  {more}".rstrip()
+    )
 
 
 def main() -> None:
@@ -97,37 +176,32 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side-px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--pictures", choices=("photo", "soft"), default="photo")
     given = parser.parse_args()
+    count, side_px, workers = given.images, given.side_px, given.workers
+    few = min(FEW, count // 2)
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         os.environ |= {"GRAFTGAN_HOME": str(work / "home"), "GRAFTGAN_CACHE": str(work / "cache")}
-        draw(work / "few", min(FEW, given.images // 2), given.side_px)
-        draw(work / "all", given.images, given.side_px)
+        draw(work / "few", few, side_px, given.pictures)
+        draw(work / "all", count, side_px, given.pictures)
         files = sorted((work / "all").iterdir())
-        few = len(list((work / "few").iterdir()))
-        (alone_s, alone_cpu_s), parted_s = timed(lambda: decode(files)), decode_in_parts(files, given.workers)
-        (few_s, few_cpu_s), _ = prepare(work, work / "few", given.side_px, given.workers)
-        (all_s, all_cpu_s), (again_s, _) = prepare(work, work / "all", given.side_px, given.workers)
-    beyond, beyond_s, beyond_cpu_s = given.images - few, all_s - few_s, all_cpu_s - few_cpu_s
-    print(
-        line(
-            "decoding alone",
-            alone_s,
-            given.images,
-            f"{1000 * alone_cpu_s / given.images:.2f} ms of processor",
-        )
-    )
-    print(line(f"decoding alone, {given.workers} processes", parted_s, given.images))
-    print(line(f"prepare, {few} images", few_s, few))
-    print(
-        line(
-            f"prepare, {given.images} images", all_s, given.images, f"{all_s / alone_s:.2f} x decoding alone"
-        )
-    )
-    ratio = (beyond / beyond_s) / (given.images / alone_s)
-    print(line("prepare, the images beyond", beyond_s, beyond, f"{ratio:.2f} x the rate of decoding alone"))
-    print(f"{'':34}{1000 * beyond_cpu_s / beyond:.2f} ms of processor an image")
-    print(line("prepare, folder unchanged", again_s, given.images, f"{again_s / all_s:.1%} of the first run"))
+        size_bytes = sum(file.stat().st_size for file in files) / count
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            decode_all(pool, files[: CHUNK_IMAGES * workers * 4], side_px)
+            before = decode_all(pool, files, side_px)
+            some, _ = prepare(work, work / "few", few, side_px, workers)
+            whole, again = prepare(work, work / "all", count, side_px, workers)
+            alone = min(before, decode_all(pool, files, side_px), key=lambda cost: cost.wall_s)
+        disk = timed(lambda: write(work / "bytes", count * side_px * side_px * 3), count)
+    print(f"{count} images of {side_px} px, {size_bytes / 1000:.1f} kB a file ({given.pictures})")
+    print(line(f"decoding alone, {workers} processes", alone))
+    print(line(f"prepare, {few} images", some))
+    print(line(f"prepare, {count} images", whole, whole.over(alone)))
+    beyond = whole.beyond(some)
+    print(line("prepare, the images beyond", beyond, beyond.over(alone)))
+    print(line("writing and syncing the bytes", disk))
+    print(line("prepare, folder unchanged", again, f"{again.wall_s / whole.wall_s:.1%} of the first run"))
 
 
 if __name__ == "__main__":
