@@ -3,8 +3,9 @@
     python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2] [--pictures photo|soft]
 
 The images are JPEG files. Those of `photo` have the spectrum of photographs, whose amplitude falls as the
-frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft` are 8 x 8 random colours, smoothly enlarged, which decode about as
-fast as any image of their size can. The size of the files is printed.
+frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft` are 8 x 8
+random colours, smoothly enlarged, which decode about as fast as any image of their size can. The size of the
+files is printed.
 
 Decoding alone is Pillow at its best: processes that have started and imported read, decode, convert, resize
 where the size is another, and drop each image, and take new work as they finish. It is measured before and
