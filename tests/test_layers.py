@@ -21,7 +21,7 @@ ROOT = Path(graftgan.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in (
-        "console graftgan errors guard progress section stages.specs world yamltext",
+        "console graftgan errors guard machine progress section stages.specs world yamltext",
         "contract context device gans method_config metrics",
         "config digests journal places",
         "remote_client",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from graftgan.config import Params
 from graftgan.errors import GraftganError
+from graftgan.machine import free_memory_bytes
 from graftgan.params import load
 from graftgan.places import cache_home, home
 from graftgan.remote import is_address
@@ -145,7 +145,7 @@ def network_library(params: Params) -> Iterator[Finding]:
 
 def memory(params: Params) -> Iterator[Finding]:
     """Memory that is free for this process."""
-    free = free_memory()
+    free = free_memory_bytes()
     if free is None:
         yield Finding(
             "note", "memory", "cannot be told on this system", f"have at least {amount(LOW_MEMORY_BYTES)}"
@@ -155,20 +155,6 @@ def memory(params: Params) -> Iterator[Finding]:
         yield Finding("note", "memory", f"only {amount(free)} free", remedy)
     else:
         yield Finding("ok", "memory", f"{amount(free)} free")
-
-
-def free_memory() -> int | None:
-    """Return the bytes of memory that are free, within the limit of the container, or None."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):
-        used, limit = ((group / f"memory.{name}").read_text() for name in ("current", "max"))
-        free = min(free, int(limit) - int(used))
-    return free
 
 
 def disk(params: Params) -> Iterator[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,9 @@ from torch import Tensor, nn
 
 from graftgan.gans.base import Gan, build
 from graftgan.gans.spec import GanSpec
+from graftgan.machine import free_memory_bytes
 from graftgan.world import world
 
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
 # Gradient and the two moments of Adam; the averaged generator has none.
 TRAINED_COPIES = 4
 # Gradients of activations live beside them for a while, and allocators round up.
@@ -73,8 +71,7 @@ def available_bytes(device: torch.device) -> int | None:
     """Return the free memory of a device, None where it is not known; a container's limit counts."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    found = [free for free in (_machine_free(), _container_free()) if free is not None]
-    return min(found, default=None)
+    return free_memory_bytes()
 
 
 def warning(spec: GanSpec, batch: int, device: torch.device) -> str | None:
@@ -156,20 +153,3 @@ def _watched() -> Iterator[dict[int, tuple[int, Tensor]]]:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         yield kept
-
-
-def _machine_free() -> int | None:
-    try:
-        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return None
-
-
-def _container_free() -> int | None:
-    try:
-        limit = (CGROUP / "memory.max").read_text().strip()
-        used = int((CGROUP / "memory.current").read_text())
-        return None if limit == "max" else max(int(limit) - used, 0)
-    except (OSError, ValueError):
-        return None
