@@ -19,9 +19,12 @@ CODES = {
 
 
 def test_each_failure_has_the_exit_code_of_the_contract() -> None:
-    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
-    assert {kind.__name__: kind.exit_code for kind in kinds} == CODES
-    assert all(issubclass(kind, errors.GraftganError) for kind in kinds)
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, BaseException)]
+    assert {kind.__name__: kind.exit_code for kind in kinds if kind is not errors.Ending} == CODES
+    assert all(issubclass(kind, errors.Ending) for kind in kinds)
+    failures = {kind.__name__ for kind in kinds if issubclass(kind, Exception)}
+    assert failures == {kind.__name__ for kind in kinds if issubclass(kind, errors.GraftganError)}
+    assert failures == CODES.keys() - {"Interrupted"}
 
 
 def test_the_remedy_stands_on_its_own_line() -> None:

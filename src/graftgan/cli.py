@@ -12,7 +12,7 @@ import click
 from graftgan import __version__
 from graftgan.commands import GROUPS
 from graftgan.commands.base import DRY_RUN_HELP, SET_HELP, Commands
-from graftgan.errors import ConfigError, GraftganError, TryAgain
+from graftgan.errors import ConfigError, Ending, TryAgain
 from graftgan.stages.specs import CLUSTER_STAGES, STAGES, StageSpec
 
 INTERRUPTED = 143
@@ -239,8 +239,8 @@ def sync_command(params: Path, assignments: tuple[str, ...]) -> None:
         raise SystemExit(75)
 
 
-def fail(error: GraftganError) -> NoReturn:
-    """Print an expected failure and leave with its code."""
+def fail(error: Ending) -> NoReturn:
+    """Print an expected failure, or that a signal came, and leave with its code."""
     click.echo(f"error: {error}", err=True)
     raise SystemExit(error.exit_code)
 
@@ -249,7 +249,7 @@ def main() -> None:
     """Run the command line."""
     try:
         cli(standalone_mode=False)
-    except GraftganError as error:
+    except Ending as error:
         fail(error)
     except click.UsageError as error:
         error.show()

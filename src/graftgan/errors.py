@@ -7,8 +7,8 @@ checkpoint, 75 try again, 143 interrupted after a saved state.
 from __future__ import annotations
 
 
-class GraftganError(Exception):
-    """Base of every expected failure.
+class Ending(BaseException):
+    """What ends a run in a way that was foreseen: an expected failure, or a signal.
 
     Args:
         message: What is wrong, naming the file or the configuration key.
@@ -22,11 +22,15 @@ class GraftganError(Exception):
         self.message = message
         self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type[GraftganError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[Ending], tuple[str, str]]:
         return type(self), (self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.remedy}" if self.remedy else self.message
+
+
+class GraftganError(Ending, Exception):
+    """Base of every expected failure."""
 
 
 class ConfigError(GraftganError):
@@ -63,7 +67,10 @@ class TryAgain(GraftganError):
     exit_code = 75
 
 
-class Interrupted(GraftganError):
-    """A signal stopped the stage after its state was saved (exit 143)."""
+class Interrupted(Ending):
+    """A signal stopped the stage after its state was saved (exit 143).
+
+    It may come anywhere, so it is no `Exception`: what catches every failure of a file lets it through.
+    """
 
     exit_code = 143

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from graftgan.config import Runtime
 from graftgan.context import Context, NullTracker, StopSignal
-from graftgan.errors import GraftganError, Interrupted
+from graftgan.errors import Ending, GraftganError, Interrupted
 from graftgan.progress import Task
 
 Piece = TypeVar("Piece")
@@ -272,7 +272,7 @@ class _Pool:
             worker.line.close()
             worker.process.join()
 
-    def _on_failed(self, index: int, error: GraftganError) -> None:
+    def _on_failed(self, index: int, error: Ending) -> None:
         worker = self.running.pop(index)
         worker.line.close()
         worker.process.join()
@@ -344,7 +344,7 @@ def _answer(
 ) -> tuple[str, int, Any]:
     try:
         return "done", index, function(piece, ctx)
-    except GraftganError as error:
+    except Ending as error:
         return "failed", index, error
     except KeyboardInterrupt:
         return "failed", index, Interrupted("stopped by SIGINT")

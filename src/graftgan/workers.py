@@ -22,7 +22,7 @@ from graftgan import errors
 from graftgan.context import Context, StopSignal
 from graftgan.contract import Result
 from graftgan.engine import Job, run_job
-from graftgan.errors import ConfigError, GraftganError, Interrupted, TryAgain
+from graftgan.errors import ConfigError, Ending, GraftganError, Interrupted, TryAgain
 from graftgan.places import cache_home
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _close() -> None:
     dist.destroy_process_group()
 
 
-def _first_failure(error: BaseException, rank: int) -> GraftganError | None:
+def _first_failure(error: BaseException, rank: int) -> Ending | None:
     """Tell the others why this worker ends; return the reason if it is another worker's."""
     import torch.distributed as dist
 
@@ -182,7 +182,7 @@ def _first_failure(error: BaseException, rank: int) -> GraftganError | None:
         _linger(rank)
         return None
     kind = getattr(errors, known["kind"], GraftganError)
-    made: GraftganError = kind(f"worker {known['rank']}: {known['message']}", known["remedy"])
+    made: Ending = kind(f"worker {known['rank']}: {known['message']}", known["remedy"])
     return made
 
 
@@ -194,7 +194,7 @@ def _is_broken_line(error: BaseException) -> bool:
 
 
 def _words(error: BaseException, rank: int) -> dict[str, Any]:
-    if isinstance(error, GraftganError):
+    if isinstance(error, Ending):
         return {"rank": rank, "kind": type(error).__name__, "message": error.message, "remedy": error.remedy}
     kind = "Interrupted" if isinstance(error, KeyboardInterrupt) else "GraftganError"
     message = f"unexpected {type(error).__name__}: {error}"

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from graftgan.checkpoints.store import gan_tensors
 from graftgan.context import Context, StopSignal
-from graftgan.errors import GraftganError
+from graftgan.errors import Ending
 from graftgan.gans.base import Generator, sample
 from graftgan.progress import Task
 from graftgan.training.loop import Loop, Measurement
@@ -62,6 +62,6 @@ def train(folder: Path) -> None:
 if __name__ == "__main__":
     try:
         train(Path(sys.argv[1]))
-    except GraftganError as error:
+    except Ending as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from graftgan.errors import CheckpointError, ConfigError, Interrupted
+from graftgan.errors import CheckpointError, ConfigError
 from graftgan.gans.base import Generator, draw_latents
 from graftgan.gans.spec import GanSpec
 
@@ -112,11 +112,10 @@ def _refusing(path: Path, kind: str) -> Iterator[None]:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
-    except Interrupted:
+    except BaseException as error:
         path.unlink(missing_ok=True)
-        raise
-    except Exception as error:
-        path.unlink(missing_ok=True)
+        if not isinstance(error, Exception):
+            raise
         raise CheckpointError(
             f"{path}: {kind} export failed: {_reason(error)}", "export to safetensors"
         ) from error

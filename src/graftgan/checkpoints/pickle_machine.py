@@ -24,7 +24,7 @@ from torch import Tensor
 
 from graftgan.checkpoints.imported import refuse
 from graftgan.checkpoints.nesting import MAX_NESTING, Buildable, check_nesting
-from graftgan.errors import CheckpointError, Interrupted
+from graftgan.errors import CheckpointError
 
 MAX_OPCODES = 400_000
 MAX_INT_BITS = 128
@@ -150,7 +150,7 @@ class Machine:
         for opcode, arg, position in _opcodes(stream, self.path):
             try:
                 self._step(opcode.name, arg)
-            except (CheckpointError, Interrupted):
+            except CheckpointError:
                 raise
             except Exception as error:
                 # Whatever a hostile stream provokes is a refusal.

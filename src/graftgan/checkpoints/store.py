@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from graftgan.contract import read_json, write_json
-from graftgan.errors import CheckpointError, Interrupted, MissingInput
+from graftgan.errors import CheckpointError, MissingInput
 from graftgan.gans.base import Gan, build
 from graftgan.gans.folding import adapters, plain_state
 from graftgan.gans.miner import is_mined, miner_of
@@ -140,8 +140,6 @@ def read_spec(path: Path) -> GanSpec:
         raise MissingInput(f"{path} does not exist", "correct the path, or rebuild the checkpoint")
     try:
         return GanSpec.from_dict(read_json(path))
-    except Interrupted:
-        raise
     except Exception as error:
         message = f"{path} does not describe a network: {getattr(error, 'message', error)}"
         raise CheckpointError(message, "fetch or build it again") from error

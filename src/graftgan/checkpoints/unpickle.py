@@ -24,7 +24,6 @@ from torch import Tensor
 from graftgan.checkpoints.imported import refuse
 from graftgan.checkpoints.nesting import Buildable
 from graftgan.checkpoints.pickle_machine import Allowed, Machine, Stream, hashable, shown, size_of
-from graftgan.errors import Interrupted
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 """A legacy torch archive begins with the pickle of its magic number."""
@@ -287,8 +286,6 @@ def restricted_load(source: Any, path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(lent), warnings.catch_warnings(action="ignore"):
             return torch.load(source, map_location="cpu", weights_only=True)
-    except Interrupted:
-        raise
     except Exception as error:
         # Any failure of its loader on an odd file means the same: the file cannot be used.
         why = f"{type(error).__name__}: {shown(str(error).splitlines()[0] if str(error) else '')}"

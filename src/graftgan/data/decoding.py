@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from graftgan.errors import Interrupted
-
 if TYPE_CHECKING:
     # Every decoding process imports this module, and the configuration would double what that takes.
     from graftgan.config import Data
@@ -151,7 +149,7 @@ def decode(data: bytes, options: DecodeOptions) -> Decoded:
         with _strict(options.max_pixels), _opened(data, options.max_pixels) as image:
             image.load()
             return _convert(image, options)
-    except (BadImageError, Interrupted):
+    except BadImageError:
         raise
     except UnidentifiedImageError:
         raise BadImageError("not an image in an accepted format") from None

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor
 
-from graftgan.errors import CheckpointError, ConfigError, Interrupted
+from graftgan.errors import CheckpointError, ConfigError
 from graftgan.metrics.features.base import BATCH_IMAGES, VALUE_RANGES, BatchedExtractor
 from graftgan.metrics.features.resize import BICUBIC_ANTIALIAS
 from graftgan.metrics.features.weights import file_sha256
@@ -59,7 +59,7 @@ def external_extractor(name: str, device: str = "cpu") -> BatchedExtractor:
             device=device,
             batch=batch,
         )
-    except (ConfigError, Interrupted):
+    except ConfigError:
         raise
     except Exception as error:
         raise CheckpointError(

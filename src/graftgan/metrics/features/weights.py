@@ -11,7 +11,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from graftgan.errors import CheckpointError, ConfigError, Interrupted
+from graftgan.errors import CheckpointError, ConfigError
 
 EFFLITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INCEPTION_SHA256_PREFIX = "6726825d"
@@ -86,8 +86,6 @@ def load_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Interrupted:
-        raise
     except Exception as error:
         raise CheckpointError(
             f"{path}: cannot be read as tensors: {error}", "fetch the file again"
