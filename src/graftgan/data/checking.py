@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -19,6 +20,7 @@ from graftgan.data.validation import LIBRARY, Checked, Expectation, check
 from graftgan.errors import TryAgain
 
 ENGINE = "graftgan.data.gx"
+UNUSED = ("boto3", "sqlalchemy")
 Tables = Mapping[str, pd.DataFrame]
 Finish = Callable[[], list[Checked]]
 """Waits for the outcome of each expectation, in their order."""
@@ -88,8 +90,10 @@ def _killed() -> TryAgain:
 def _serve(link: Connection) -> None:
     # The parent alone answers Ctrl-C; when it is gone, the link breaks and this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A fifth of the time of the import would go into looking for garbage; this process lives for seconds.
+    # A third of the time of the import would go into garbage, though this process lives for seconds, and into
+    # packages for data that is elsewhere, which the library takes along if it finds them.
     gc.disable()
+    sys.modules.update(dict.fromkeys(UNUSED))
     try:
         engine = importlib.import_module(ENGINE)
         tables, wanted, docs = link.recv()

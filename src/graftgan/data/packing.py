@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -191,6 +192,8 @@ def _store(first: int, chunk: list[RawImage], options: DecodeOptions, slots: Pix
 def _start_worker() -> None:
     # The parent alone answers Ctrl-C; and a worker whose parent was killed must not wait for work for ever.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What was imported is no garbage, and there is much to look through for every few hundred images.
+    gc.freeze()
     parent = multiprocessing.parent_process()
     if parent is not None:
         _exit_after(lambda: wait([parent.sentinel]))
