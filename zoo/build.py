@@ -235,7 +235,7 @@ def finish_source(recipe: dict[str, Any], recipes: dict[str, Any]) -> list[dict[
         entries.append({
             "name": name, "path": name, "sha256": digest_file(folder / WEIGHTS), "title": title,
             "domain": list(recipe["domain"]), "licence": data["licence"], "kimg": kimg,
-            "resolution": gan.spec.resolution,
+            "images": data["images"], "resolution": gan.spec.resolution,
         })  # fmt: skip
     return entries
 

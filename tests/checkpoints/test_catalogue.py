@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from graftgan.checkpoints import catalogue as module
-from graftgan.checkpoints.catalogue import Catalogue, Source, card, download
+from graftgan.checkpoints.catalogue import Catalogue, Source, download
 from graftgan.checkpoints.store import SPEC, WEIGHTS, save_gan
 from graftgan.contract import digest_file, write_json
 from graftgan.errors import CheckpointError, ConfigError, GraftganError, MissingInput, TryAgain
@@ -312,18 +312,6 @@ def test_endless_answers_are_cut_off(server: str, tmp_path: Path, monkeypatch: p
 def test_a_full_disk_is_no_network_trouble(server: str) -> None:
     with pytest.raises(OSError, match="No space left"):
         download(f"{server}/fine", Path("/dev/full"))
-
-
-# Cards
-
-
-def test_a_card_is_read_and_a_bad_one_is_empty(tmp_path: Path) -> None:
-    assert card(tmp_path) == {}
-    for text in ("{", "[1]", '"x"'):
-        (tmp_path / "card.json").write_text(text)
-        assert card(tmp_path) == {}
-    write_json(tmp_path / "card.json", {"title": "Near"})
-    assert card(tmp_path) == {"title": "Near"}
 
 
 ENTRY = {"name": "near", "path": "near", "sha256": SHA, "resolution": 32}

@@ -284,16 +284,21 @@ def test_equal_sources_are_tied_and_the_sentence_says_what_decided(shelf: Shelf)
 
 
 def test_among_sources_of_equal_recall_more_training_images_decide(shelf: Shelf) -> None:
-    entries = [shelf.source(name, tiny_spec(), 1) for name in ("small", "large")]
-    for name, count in (("small", 10), ("large", 2000)):
-        (shelf.root / name / "card.json").write_text(json.dumps({"data": {"images": count}}))
-    shelf.write(entries)
+    counts = {"small": 10, "large": 2000}
+    shelf.write([shelf.source(name, tiny_spec(), 1, images=count) for name, count in counts.items()])
     drawn_from(shelf, "small")
     shelf.run(rank__selector="recall")
     choice = shelf.record()["choice"]
     assert choice["name"] == "large"
     assert "not clearly more or less than" in choice["why"] and "small" in choice["why"]
     assert "more training images and then the lower Fréchet distance decide" in choice["why"]
+    # What decides is in the digest of the catalogue, so another number is another ranking.
+    assert not shelf.run(rank__selector="recall")[1]
+    shelf.write([shelf.source(name, tiny_spec(), 1, images=10) for name in counts])
+    assert shelf.run(rank__selector="recall")[1]
+    assert {row["training_images"] for row in shelf.record()["rows"]} == {10, 0}
+    (shelf.root / "small" / "card.json").write_text('{"data": {"images": 9999}}')
+    assert not shelf.run(rank__selector="recall")[1]
 
 
 def dcgan(shelf: Shelf, name: str, **changes: Any) -> dict[str, Any]:

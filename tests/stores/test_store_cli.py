@@ -135,9 +135,10 @@ def test_a_pipeline_is_submitted_with_the_digests_of_what_is_in_the_store(
     assert submit.main(["digest", "s3://team/none"]) == 4
 
 
-def test_a_ranking_reads_the_cards_of_sources_in_a_store(bucket: Seaweed, tmp_path: Path) -> None:
+def test_a_ranking_reads_a_catalogue_and_its_sources_in_a_store(bucket: Seaweed, tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
-    (tmp_path / "near" / "card.json").write_text('{"data": {"images": 1500}}')
+    entries = yaml.safe_load((tmp_path / "catalogue.yaml").read_text())
+    shelf.write([entry | ({"images": 1500} if entry["name"] == "near" else {}) for entry in entries])
     for name in ("near", "far", "catalogue.yaml"):
         push(tmp_path / name, f"s3://team/shelf/{name}")
     shelf.run(rank__catalogue="s3://team/shelf/catalogue.yaml")

@@ -94,6 +94,7 @@ def test_the_card_tells_data_licence_recipe_and_scores_by_protocol(entry: tuple[
     assert card["name"] == source.name
     assert card["title"] == source.title
     assert card["kimg"] == source.kimg
+    assert card["data"]["images"] == source.images
     assert card["domain"] == source.domain
     assert card["data"]["licence"] == source.licence
     assert set(source.licence.split(" AND ")) <= LICENCES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import logging
 import urllib.error
 import urllib.request
@@ -38,6 +37,7 @@ class Source(BaseModel):
             name; or of a file of a public format.
         sha256: Digest of the weights file, or of the public file.
         format: `graftgan`, or `public` for a file that another project wrote.
+        images: Number of images it was trained on, if known; `rank` prefers more among equals.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +51,7 @@ class Source(BaseModel):
     domain: list[str] = Field(default_factory=list)
     licence: str = "unknown"
     kimg: float | None = None
+    images: Annotated[int, Field(ge=0)] | None = None
     resolution: int
     notes: str = ""
 
@@ -257,12 +258,3 @@ def download(url: str, target: Path) -> None:
         raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
-
-
-def card(folder: Path) -> dict[str, Any]:
-    """Return the card of a zoo checkpoint, or an empty one, as for a file of another project."""
-    try:
-        raw = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return raw if isinstance(raw, dict) else {}

@@ -93,7 +93,8 @@ def _serve(link: Connection) -> None:
     # A third of the time of the import would go into garbage, though this process lives for seconds, and into
     # packages for data that is elsewhere, which the library takes along if it finds them.
     gc.disable()
-    sys.modules.update(dict.fromkeys(UNUSED))
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         engine = importlib.import_module(ENGINE)
         tables, wanted, docs = link.recv()

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source, card
+from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, digest_text, write_json, write_text
@@ -171,9 +170,6 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
         "kid": kid(features, target),
         "fd": frechet_estimate(features, target),
     }
-    facts: dict[str, Any] = {}
-    if source and source.path:
-        facts = card(Catalogue(rank.catalogue, ctx.cache).place(source, ctx.cache))
     return {
         "name": name,
         "kind": "source" if source else SCRATCH,
@@ -182,7 +178,7 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
         "kimg": source.kimg if source else 0.0,
         "licence": source.licence if source else "",
         "sha256": source.sha256 if source else "",
-        "training_images": facts.get("data", {}).get("images", 0),
+        "training_images": source.images or 0 if source else 0,
         "resolution": generator.spec.resolution,
         "parameters": parameter_count(generator),
         "sheet": f"sheets/{name}.png",
