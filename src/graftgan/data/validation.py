@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from graftgan.config import Data
+from graftgan.config import Data, Expectations
 from graftgan.data.dataset import SPLITS
 from graftgan.errors import DataError
 
@@ -75,7 +75,10 @@ def expectations(data: Data, bad: Sequence[str], rare_labels: Sequence[str]) -> 
         bad: Names of the unreadable files.
         rare_labels: Names of images with the least frequent label.
     """
-    want = data.expectations
+    return [*_of_images(data.expectations), *_of_facts(data, bad, rare_labels)]
+
+
+def _of_images(want: Expectations) -> list[Expectation]:
     least, most = want.min_images, want.max_images
 
     def share(name: str, column: str, limit: float, thing: str) -> Expectation:
@@ -113,6 +116,12 @@ def expectations(data: Data, bad: Sequence[str], rare_labels: Sequence[str]) -> 
             pattern="^[0-9a-f]{64}$",
         ),
         Expectation("split", "every image is in a known split", "images", "in_set", "split", allowed=SPLITS),
+    ]
+
+
+def _of_facts(data: Data, bad: Sequence[str], rare_labels: Sequence[str]) -> list[Expectation]:
+    want = data.expectations
+    return [
         Expectation(
             "max_bad_share",
             f"at most {want.max_bad_share:.4g} of the files are unreadable",

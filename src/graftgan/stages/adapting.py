@@ -114,15 +114,7 @@ def keep_adapter(
     if prior is not None:
         return [f"there is no {ADAPTER}: the model has a prior of its own"]
     best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
-    before = base.generator_ema.state_dict()
-    # Of another shape are tables that got classes before the first step.
-    alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
-    moved = [n for n in alike if not torch.equal(before[n], best[n])]
-    if moved:
-        raise GraftganError(
-            f"{', '.join(moved[:3])} of the averaged generator moved, which {settings.method} fixes",
-            "report this as a bug, with the settings of the run",
-        )
+    _refuse_moved(base, best, fixed, settings.method)
     digest = digest_file(home / WEIGHTS)
     adapter = extract(base, gan.spec, settings, digest, best, history.best_adapters)
     again = apply(base, adapter).generator_ema.state_dict()
@@ -139,3 +131,15 @@ def keep_adapter(
     }
     write_adapter(replace(adapter, origin=origin), folder / ADAPTER)
     return []
+
+
+def _refuse_moved(base: Gan, best: Mapping[str, Tensor], fixed: set[str], name: str) -> None:
+    before = base.generator_ema.state_dict()
+    # Of another shape are tables that got classes before the first step.
+    alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
+    moved = [n for n in alike if not torch.equal(before[n], best[n])]
+    if moved:
+        raise GraftganError(
+            f"{', '.join(moved[:3])} of the averaged generator moved, which {name} fixes",
+            "report this as a bug, with the settings of the run",
+        )

@@ -113,10 +113,7 @@ def learn_task(
         TryAgain: Another process writes to the bank.
         CheckpointError: The bank is damaged.
     """
-    images.part("test")
-    if images.data.kind == "unpaired" and back is None:
-        raise ConfigError(f"task {name} is unpaired", "give a second bank for the way back")
-    second = back if images.data.kind == "unpaired" else None
+    second = _way_back(name, images, back)
     with ExitStack() as locks:
         locks.enter_context(bank.alone())
         if second is not None:
@@ -144,6 +141,15 @@ def learn_task(
             store.clear()
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
     return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow), ranking)
+
+
+def _way_back(name: str, images: TaskImages, back: Bank | None) -> Bank | None:
+    images.part("test")
+    if images.data.kind != "unpaired":
+        return None
+    if back is None:
+        raise ConfigError(f"task {name} is unpaired", "give a second bank for the way back")
+    return back
 
 
 def rank_inits(

@@ -99,10 +99,11 @@ def _unseen(settings: Finetune, section: ClassEmbedding) -> bool:
 
 
 def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
-    use, objective = f"{KEY}.use={section.use}", f"{KEY}.objective={section.objective}"
-    known = section.use != "repurpose"
-    names_file = section.classifier is not None
-    drawn = preset(section)
+    return [*_about_classes(section), *_about_classifier(section), *_about_objective(section)]
+
+
+def _about_classes(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    use, known = f"{KEY}.use={section.use}", section.use != "repurpose"
     return [
         (
             known and not section.classes,
@@ -119,6 +120,13 @@ def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
             f"{KEY}.classes names a class twice",
             "name each once",
         ),
+    ]
+
+
+def _about_classifier(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    use, objective = f"{KEY}.use={section.use}", f"{KEY}.objective={section.objective}"
+    names_file = section.classifier is not None
+    return [
         (
             section.objective == "classifier" and not names_file,
             f"{objective} needs {KEY}.classifier, which is null",
@@ -135,10 +143,19 @@ def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
             "export it as TorchScript: torchscript:PATH?px=224",
         ),
         (
-            section.objective == "classifier" and not known and not section.classifier_classes,
+            section.objective == "classifier"
+            and section.use == "repurpose"
+            and not section.classifier_classes,
             f"{KEY}.classifier_classes is empty, and with {use} no class of the source tells them",
             f"set {KEY}.classifier_classes=[...], one for each new class",
         ),
+    ]
+
+
+def _about_objective(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    use, objective = f"{KEY}.use={section.use}", f"{KEY}.objective={section.objective}"
+    known, drawn = section.use != "repurpose", preset(section)
+    return [
         (
             section.objective == "realism" and not known,
             f"{objective} asks the source's D for a class that {use} does not have",
