@@ -54,17 +54,22 @@ format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## all benchmarks that need no GPU; hours
+bench: setup ## all benchmarks that need no GPU, and their tables in docs; hours, on quiet cores
 	$(THREADS) $(BIN)/python benchmarks/startup.py
 	$(THREADS) $(BIN)/python benchmarks/serving.py
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/metrics.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py --compile
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/growth.py --threads 2
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/features.py
+	$(THREADS) $(BIN)/python benchmarks/scaling.py
 	$(THREADS) $(BIN)/python benchmarks/storage.py
 	$(THREADS) $(BIN)/python benchmarks/classes.py
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
 	$(THREADS) $(BIN)/python benchmarks/selection.py
 	$(THREADS) $(BIN)/python benchmarks/methods.py
 	$(THREADS) $(BIN)/python benchmarks/lifelong.py
+	$(BIN)/python benchmarks/tables.py
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py

@@ -1,13 +1,13 @@
 """How fast `prepare` packs a folder, beside the same images merely decoded, in one run.
 
-    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2]
+    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2] [--quick]
 
 The images are JPEG files of random soft pictures. Decoding alone means that each file is read, decoded by
 Pillow and dropped, in one process and in as many as `prepare` may use, which start before the time begins.
 `prepare` has costs that do not grow with the images (imports, the checks of Great Expectations), so a run on
 `FEW` of them is measured too, and the rate is that of the images beyond: this is what decoding can limit.
 Wall-clock times need quiet cores; processor times stand beside them. A second run with an unchanged folder
-shows the cache hit.
+shows the cache hit. Writes `benchmarks/results/prepare.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,19 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from graftgan.contract import canonical_json
+from graftgan.contract import canonical_json, write_json, write_text
 from graftgan.params import load
 
+RESULTS = Path(__file__).resolve().parent / "results"
 QUALITY = 90
 FEW = 1000
 Seconds = tuple[float, float]
+Row = dict[str, Any]
 
 
 def draw(folder: Path, images: int, side_px: int) -> None:
@@ -86,18 +89,33 @@ def prepare(work: Path, images: Path, side_px: int, workers: int) -> tuple[Secon
     return first, again
 
 
-def line(what: str, wall_s: float, images: int, more: str = "") -> str:
-    """Return one line of the table."""
-    return f"{what:34}{wall_s:8.2f} s {images / wall_s:8.0f} images/s  {more}".rstrip()
+def table(rows: list[Row], side_px: int) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        f"JPEG files of {side_px} px.", "",
+        "| what | time | images/s | |", "| --- | --: | --: | --- |",
+    ]  # fmt: skip
+    for row in rows:
+        rate = row["images"] / row["seconds"]
+        lines.append(f"| {row['what']} | {row['seconds']:.2f} s | {rate:.0f} | {row['more']} |")
+    return "\n".join([*lines, ""])
+
+
+def row(what: str, seconds: float, images: int, more: str = "") -> Row:
+    """Return one row of the table."""
+    return {"what": what, "seconds": seconds, "images": images, "more": more}
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side-px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="60 small images; prints only")
     given = parser.parse_args()
+    if given.quick:
+        given.images, given.side_px = 60, 64
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         os.environ |= {"GRAFTGAN_HOME": str(work / "home"), "GRAFTGAN_CACHE": str(work / "cache")}
@@ -109,25 +127,23 @@ def main() -> None:
         (few_s, few_cpu_s), _ = prepare(work, work / "few", given.side_px, given.workers)
         (all_s, all_cpu_s), (again_s, _) = prepare(work, work / "all", given.side_px, given.workers)
     beyond, beyond_s, beyond_cpu_s = given.images - few, all_s - few_s, all_cpu_s - few_cpu_s
-    print(
-        line(
-            "decoding alone",
-            alone_s,
-            given.images,
-            f"{1000 * alone_cpu_s / given.images:.2f} ms of processor",
-        )
-    )
-    print(line(f"decoding alone, {given.workers} processes", parted_s, given.images))
-    print(line(f"prepare, {few} images", few_s, few))
-    print(
-        line(
-            f"prepare, {given.images} images", all_s, given.images, f"{all_s / alone_s:.2f} x decoding alone"
-        )
-    )
+    alone_ms, beyond_ms = 1000 * alone_cpu_s / given.images, 1000 * beyond_cpu_s / beyond
     ratio = (beyond / beyond_s) / (given.images / alone_s)
-    print(line("prepare, the images beyond", beyond_s, beyond, f"{ratio:.2f} x the rate of decoding alone"))
-    print(f"{'':34}{1000 * beyond_cpu_s / beyond:.2f} ms of processor an image")
-    print(line("prepare, folder unchanged", again_s, given.images, f"{again_s / all_s:.1%} of the first run"))
+    rows = [
+        row("decoding alone", alone_s, given.images, f"{alone_ms:.2f} ms of processor an image"),
+        row(f"decoding alone, {given.workers} processes", parted_s, given.images),
+        row(f"`prepare`, {few:,} images", few_s, few),
+        row(f"`prepare`, {given.images:,} images", all_s, given.images,
+            f"{all_s / alone_s:.2f} x decoding alone"),
+        row("`prepare`, the images beyond", beyond_s, beyond,
+            f"{ratio:.2f} x the rate of decoding alone, {beyond_ms:.2f} ms of processor an image"),
+        row("`prepare`, folder unchanged", again_s, given.images, f"{again_s / all_s:.1%} of the first run"),
+    ]  # fmt: skip
+    text = table(rows, given.side_px)
+    if not given.quick:
+        write_json(RESULTS / "prepare.json", rows)
+        write_text(RESULTS / "prepare.md", text)
+    print(text)
 
 
 if __name__ == "__main__":
