@@ -25,6 +25,7 @@ from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import ConfigError, DataError, GraftganError
 from graftgan.gans.base import build, sample
 from graftgan.gans.dcgan import DCGANSpec
+from graftgan.metrics import neighbours
 from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.features.base import BatchedExtractor
@@ -132,6 +133,19 @@ class Counted:
         patch.setattr(rank, "sample", counted_sample)
 
 
+def watch_tiles(patch: pytest.MonkeyPatch) -> set[float]:
+    """Collect the memory that every search for neighbours is given, in MiB."""
+    seen: set[float] = set()
+    shape = neighbours._tile_shape
+
+    def watched(memory_mib: float) -> tuple[int, int]:
+        seen.add(memory_mib)
+        return shape(memory_mib)
+
+    patch.setattr(neighbours, "_tile_shape", watched)
+    return seen
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     yield Counted(monkeypatch)
@@ -178,6 +192,16 @@ def test_another_network_in_the_same_file_is_noticed(shelf: Shelf) -> None:
     after, ran = shelf.run()
     assert ran
     assert after.outputs["ranking"].digest != before.outputs["ranking"].digest
+
+
+def test_every_search_keeps_to_the_memory_of_the_setting_and_scores_do_not_depend_on_it(
+    ranked: tuple[Shelf, Result], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_tiles(monkeypatch)
+    shelf.run(runtime__memory_mib=1.5)
+    assert seen == {1.5}
+    measures = [{key: row[key] for key in rank.SCORES} for row in shelf.record()["rows"]]
+    assert measures == [{key: row[key] for key in rank.SCORES} for row in ranked[0].record()["rows"]]
 
 
 def test_scores_are_those_of_the_metrics_on_the_same_features(ranked: tuple[Shelf, Result]) -> None:
