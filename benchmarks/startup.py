@@ -29,6 +29,7 @@ PROGRAMS = {
     "python -c pass": [sys.executable, "-c", EMPTY],
     "empty click program": [sys.executable, "-c", CLICK],
     "graftgan --help": [sys.executable, "-m", "graftgan", "--help"],
+    "graftgan config": [sys.executable, "-m", "graftgan", "config", "--help"],
     "graftgan config show": [sys.executable, "-m", "graftgan", "config", "show"],
     "import pydantic and yaml": [sys.executable, "-c", "import pydantic, yaml; pydantic.BaseModel"],
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +38,8 @@ class Options:
         """Return options that have the runs profiled into a folder, if there is one."""
         if folder is None:
             return self
+        import json
+
         # As JSON, which YAML contains, a name such as `null` stays text.
         assignment = f"runtime.profile={json.dumps(folder)}"
         return replace(self, assignments=(*self.assignments, assignment), force=True)
