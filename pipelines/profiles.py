@@ -21,6 +21,10 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 SHARED_MEMORY_VOLUME = "shared-memory"
 # Where things are tells nothing about results, so these are not part of the cache key.
 FOLDERS = {"GRAFTGAN_HOME": "home", "GRAFTGAN_CACHE": "cache"}
+USER = 10001
+"""The image's user."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
+"""Folders for what ends with the container where the root file system is read-only."""
 STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
