@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from graftgan.errors import GraftganError
+from graftgan.kfp_retry import NOTES
 from pipelines.base import NAMES, compiled_path, documents, fail
 from pipelines.profiles import CREDENTIALS, DIGEST, FOLDERS, STORE_VARIABLES
 
-ENVIRONMENT = {*FOLDERS, *STORE_VARIABLES, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
+ENVIRONMENT = {*FOLDERS, *STORE_VARIABLES, NOTES, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 PLACEHOLDER = re.compile(r"inputs\.parameters\['([^']+)'\]")
 # Short enough to find and long enough not to find words: each is the form that its issuer documents.
