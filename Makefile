@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test clean
+.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test cluster-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -86,8 +86,11 @@ pipelines: setup ## write dvc.yaml files and compiled Kubeflow pipelines from th
 	$(BIN)/python -m pipelines.compile
 	$(BIN)/python -m pipelines.lifelong dvc
 
-image-test: setup ## build the image with a Docker Engine and run the stages inside it
+image-test: setup ## build the image with a Docker Engine and run the compiled pipelines inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh
+
+cluster-test: setup ## run the pipeline in a kind cluster (needs docker, kind, kubectl and the Internet)
+	PYTHON=$(BIN)/python scripts/cluster_test.sh
 
 clean: ## remove outputs and caches of the example, but no training state
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache

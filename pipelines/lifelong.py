@@ -27,7 +27,7 @@ from graftgan.stages.lifelong_specs import lifelong_paths, lifelong_stages
 from graftgan.stages.specs import StageSpec
 from pipelines import profiles
 from pipelines.base import Submission, add_profile_options, fail, given_parameters
-from pipelines.compiling import compile_or_check, run
+from pipelines.compiling import add_run_options, compile_or_check, run
 from pipelines.profiles import Profile
 
 ROOT = Path(__file__).parent.parent
@@ -137,21 +137,24 @@ def write_or_check(text: str, path: Path, check: bool) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what a sub-command says; returns the exit code."""
     options = _parser().parse_args(arguments)
+    try:
+        return _act(options)
+    except GraftganError as error:
+        return fail(error)
+
+
+def _act(options: argparse.Namespace) -> int:
     params = load_lifelong(options.params)
     if options.action == "config":
         print(dumps_lifelong(params))
         return 0
     if options.action == "run":
-        run(options.pipeline, {CONFIG: dumps_lifelong(params)}, options.root)
+        run(options.pipeline, {CONFIG: dumps_lifelong(params)}, options.root, options.docker)
         return 0
     if options.action == "dvc":
         return write_or_check(dvc_text(params), options.output, options.check)
     remedy = "python -m pipelines.lifelong compile"
-    try:
-        profile = profiles.load(options.profile, options.image)
-    except GraftganError as error:
-        return fail(error)
-    pipeline = build(profile, tuple(params.tasks))
+    pipeline = build(profiles.load(options.profile, options.image), tuple(params.tasks))
     return compile_or_check(pipeline, options.output, options.check, remedy)
 
 
@@ -167,9 +170,8 @@ def _parser() -> argparse.ArgumentParser:
         writing.add_argument(
             "--check", action="store_true", help="compare with the file instead of writing it"
         )
-    run_ = actions.add_parser("run", help="execute the compiled YAML here, without containers")
-    run_.add_argument("--root", type=Path, default=Path("out/kfp-lifelong"), help="folder for the artifacts")
-    run_.add_argument("--pipeline", type=Path, default=COMPILED, help="the compiled YAML")
+    run_ = actions.add_parser("run", help="execute the compiled YAML here")
+    add_run_options(run_, COMPILED, "out/kfp-lifelong")
     config = actions.add_parser("config", help="print the list of tasks as JSON")
     for reading in (dvc, compile_, config, run_):
         reading.add_argument("--params", type=Path, default=ROOT / PARAMS)

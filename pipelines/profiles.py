@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from components.base import IMAGE
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.kfp_retry import NOTES
+from graftgan.remote import is_address
 from graftgan.yamltext import parse_yaml
 
 FOLDER = Path(__file__).parent.parent / "profiles"
@@ -21,6 +23,10 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 SHARED_MEMORY_VOLUME = "shared-memory"
 # Where things are tells nothing about results, so these are not part of the cache key.
 FOLDERS = {"GRAFTGAN_HOME": "home", "GRAFTGAN_CACHE": "cache"}
+USER = 10001
+"""The image's user."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
+"""Folders for what ends with the container where the root file system is read-only."""
 STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
@@ -271,6 +277,8 @@ def _keep(task: Any, profile: Profile) -> None:
         kubernetes.mount_pvc(task, profile.workspace.claim, mount)
         for variable, folder in FOLDERS.items():
             task.set_env_variable(variable, f"{mount}/{folder}")
+    elif profile.pipeline_root and is_address(profile.pipeline_root):
+        task.set_env_variable(NOTES, f"{profile.pipeline_root.rstrip('/')}/failures")
     for secret in secrets:
         if secret:
             keys = {key: name for name, key in secret.env.items()}
