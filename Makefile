@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test clean
+.PHONY: help setup run test nightly fuzz lint checkov format bench docs data zoo pipelines image-test clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
@@ -24,8 +24,11 @@ run: setup ## prepare, rank, finetune, evaluate, report and register the shipped
 test: setup ## the default tests
 	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
 
-nightly: setup ## all tests, the slow ones included
-	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image'
+nightly: setup ## all tests, the slow and the fuzzers included; FAULTS_SHARE=all for whole fault sweeps
+	$(THREADS) $(BIN)/python -m pytest -rP -m 'not gpu and not image'
+
+fuzz: setup ## the fuzzers alone, FUZZ_SECONDS each (600)
+	$(THREADS) $(BIN)/python -m pytest -rP tests/fuzz -m nightly
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
