@@ -149,6 +149,29 @@ def test_a_second_target_samples_no_source_again(shelf: Shelf, counted: Counted)
     assert counted.features - first == 40 + 10
 
 
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_killed_ranking_goes_on_at_its_source(
+    shelf: Shelf, counted: Counted, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    watched = rank.sample
+
+    def killed(generator: Any, n: int, *rest: Any) -> Any:
+        if n == SAMPLES and counted.asked.count(SAMPLES) == done:
+            raise KeyboardInterrupt
+        return watched(generator, n, *rest)
+
+    monkeypatch.setattr(rank, "sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.run()
+    assert not shelf.ranking.exists()
+    assert counted.features == 34 + done * SAMPLES
+    monkeypatch.setattr(rank, "sample", watched)
+    result, _ = shelf.run()
+    assert counted.features == 34 + 3 * SAMPLES
+    whole, _ = shelf.run("again")
+    assert result.outputs == whole.outputs
+
+
 @pytest.mark.parametrize(
     "change", [{"rank__seed": 1}, {"rank__samples": SAMPLES + 1}, {"rank__extractor": "px8"}]
 )
