@@ -265,9 +265,7 @@ class _Job:
                         message = f"{saving.name} stopped at {images} images; its state is saved"
                         raise Interrupted(message, "run the same command to go on")
 
-    def _step(
-        self, epoch: int, rows: slice, moving: list[nn.Parameter], other: torch.optim.Adam | None
-    ) -> None:
+    def _step(self, epoch: int, rows: slice, moving: list[Tensor], other: torch.optim.Adam | None) -> None:
         dropped = epoch >= self.settings.drop_at * self.settings.epochs
         lr = self.settings.lr * (DROP if dropped else 1.0)
         z = self.adam.table[rows].clone().requires_grad_(True)
@@ -282,17 +280,13 @@ class _Job:
             other.param_groups[0]["lr"] = lr
             other.step()
 
-    def _state(
-        self, images: int, moving: list[nn.Parameter], other: torch.optim.Adam | None
-    ) -> dict[str, Any]:
+    def _state(self, images: int, moving: list[Tensor], other: torch.optim.Adam | None) -> dict[str, Any]:
         return {
             "images": images, "nearest": self.nearest, "adam": self.adam.state_dict(), "moving": moving,
             "other": None if other is None else other.state_dict(),
         }  # fmt: skip
 
-    def _go_back(
-        self, state: Mapping[str, Any], moving: list[nn.Parameter], other: torch.optim.Adam | None
-    ) -> int:
+    def _go_back(self, state: Mapping[str, Any], moving: list[Tensor], other: torch.optim.Adam | None) -> int:
         """Take a state over, and return the images that it had stepped."""
         self.adam.load_state_dict(state["adam"])
         for parameter, tensor in zip(moving, state["moving"], strict=True):
