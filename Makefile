@@ -6,10 +6,10 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test cluster-test clean
+.PHONY: help setup run test nightly nightly-tests nightly-faults fuzz lint checkov format bench docs data zoo pipelines image-test cluster-test clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with everything in it
 
@@ -24,8 +24,16 @@ run: setup ## prepare, rank, finetune, evaluate, report and register the shipped
 test: setup ## the default tests
 	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
 
-nightly: setup ## all tests, the slow ones included
-	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image'
+nightly: nightly-tests nightly-faults ## all tests; `make -j2 -k nightly` does both halves at once
+
+nightly-tests: setup ## all tests but the next two kinds, the slow ones included
+	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image' --ignore=tests/faults --ignore=tests/fuzz
+
+nightly-faults: setup ## faults and fuzzers, with their counts; FAULTS_SHARE=all for whole sweeps
+	$(THREADS) $(BIN)/python -m pytest -rP -m 'not gpu and not image' tests/faults tests/fuzz
+
+fuzz: setup ## the fuzzers alone, FUZZ_SECONDS each (600)
+	$(THREADS) $(BIN)/python -m pytest -rP tests/fuzz -m nightly
 
 lint: setup ## style and types
 	$(BIN)/ruff check .

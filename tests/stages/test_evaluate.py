@@ -213,6 +213,28 @@ def test_every_search_keeps_to_the_memory_of_the_setting_and_scores_do_not_depen
     assert desk.record() == before
 
 
+def test_a_killed_evaluation_goes_on_at_its_run(
+    desk: Desk, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add("worst", 2, "far")
+    call, wanted = BatchedExtractor.__call__, 2 * SAMPLES + 24 + 30 + 30
+
+    def killed(extractor: BatchedExtractor, images: Any) -> Any:
+        if sum(counted) + len(images) > wanted - SAMPLES:
+            raise KeyboardInterrupt
+        return call(extractor, images)
+
+    monkeypatch.setattr(BatchedExtractor, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        desk.run()
+    before = sum(counted)
+    assert before >= SAMPLES and not desk.scores.exists()
+    monkeypatch.setattr(BatchedExtractor, "__call__", call)
+    desk.run()
+    # What was whole is not measured again: at most the run that was cut short.
+    assert sum(counted) == wanted
+
+
 def change_one_pixel(desk: Desk) -> None:
     """Add 1 to one channel of one test image, as another image folder would, and pack it anew."""
     from graftgan.data.dataset import content_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,6 +162,31 @@ def test_a_second_target_samples_no_source_again(shelf: Shelf, counted: Counted)
     shelf.run("other")
     assert SAMPLES not in counted.asked
     assert counted.features - first == 40 + 10
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_killed_ranking_goes_on_at_its_source(
+    shelf: Shelf, counted: Counted, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    watched = rank.sample
+
+    def killed(generator: Any, n: int, *rest: Any) -> Any:
+        if n == SAMPLES and counted.asked.count(SAMPLES) == done:
+            raise KeyboardInterrupt
+        return watched(generator, n, *rest)
+
+    monkeypatch.setattr(rank, "sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.run()
+    assert not shelf.ranking.exists()
+    assert counted.features == 34 + done * SAMPLES
+    monkeypatch.setattr(rank, "sample", watched)
+    result, _ = shelf.run()
+    assert counted.features == 34 + 3 * SAMPLES
+    for folder in ("out/rank", "cache"):
+        shutil.rmtree(shelf.root / folder)
+    whole, _ = shelf.run()
+    assert result.outputs == whole.outputs
 
 
 @pytest.mark.parametrize(

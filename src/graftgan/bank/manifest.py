@@ -125,7 +125,7 @@ class Manifest(Strict):
     share: float | list[float] | dict[str, float] = Field(alias="lambda")
     lambda_last: float
     order: Literal["u_first"] = "u_first"
-    layers: tuple[Layer, ...]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
     tasks: tuple[Task, ...] = ()
 
     @model_validator(mode="after")

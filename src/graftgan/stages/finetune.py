@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from graftgan.context import Context
 from graftgan.contract import Outcome, digest_text, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device, pick_dtype, precision_name
-from graftgan.errors import DataError
+from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Gan, Generator, sample
 from graftgan.gans.prior import split_prior
 from graftgan.metrics.features import Extractor
@@ -55,7 +55,7 @@ from graftgan.training.augment import make_augment
 from graftgan.training.feed import switches
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement, total_images
 from graftgan.training.profile import Profile, profiling
-from graftgan.training.state import StateStore
+from graftgan.training.state import SAVED, StateStore
 from graftgan.training.stepper import Stepper
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
@@ -145,6 +145,8 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
     ]
+    if ctx.resume == "must" and not from_first(lambda: any(ctx.state.rglob(f"{SAVED}*"))):
+        raise MissingInput(f"finetune: no saved state in {ctx.state}", "use --resume auto")
     precision = precision_name(pick_dtype(params.finetune.precision, pick_device(params.runtime.device)))
     how = switches(pick_device(params.runtime.device), precision, params.runtime.compile)
     ctx.tracker.set_tags({f"graftgan.{name}": value for name, value in how.items()})
@@ -188,6 +190,9 @@ def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
 def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Train one arm, write its folder and return the content of its `model.json`."""
     settings = arm.params.finetune
+    if ctx.resume == "must" and not from_first(lambda: any((ctx.state / arm.run).rglob(f"{SAVED}*"))):
+        # The stage has a state; it stopped before the training of this arm began.
+        ctx = replace(ctx, resume="auto")
     device = pick_device(arm.params.runtime.device)
     data = ImageSet.open(arm.dataset)
     start = starting_point(arm.source, data, arm.params, ctx.cache)
