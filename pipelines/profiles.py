@@ -193,9 +193,9 @@ class Profile(Part):
         """Return how many tasks of a fan-out may run at once."""
         return self.parallelism.get(fan_out, self.parallelism[DEFAULT])
 
-    def resources_of(self, task: str) -> Resources:
-        """Return what a task gets."""
-        return self.resources[self.tasks.get(task, DEFAULT)]
+    def resources_of(self, task: str, kind: str = "") -> Resources:
+        """Return what a task gets: by its name, else by its kind, which several tasks of a pipeline share."""
+        return self.resources[self.tasks.get(task, self.tasks.get(kind, DEFAULT))]
 
     @property
     def pipeline_root(self) -> str | None:
@@ -235,7 +235,7 @@ def load(name: str, image: str | None = None) -> Profile:
         ) from None
 
 
-def apply(task: Any, name: str, profile: Profile) -> Any:
+def apply(task: Any, name: str, profile: Profile, kind: str = "") -> Any:
     """Give a task its image, resources, retries, cache policy, volumes and secrets.
 
     All are constants: limits that come from pipeline parameters do not compile rightly inside a fan-out.
@@ -244,8 +244,9 @@ def apply(task: Any, name: str, profile: Profile) -> Any:
         task: The task, of kfp.
         name: Its name, by which the profile finds its class.
         profile: The profile.
+        kind: What the profile may call it by otherwise.
     """
-    given, retry = profile.resources_of(name), profile.retry
+    given, retry = profile.resources_of(name, kind), profile.retry
     task.set_display_name(name).set_container_image(profile.image).set_caching_options(profile.caching)
     task.set_cpu_request(given.cpu).set_cpu_limit(given.cpu)
     task.set_memory_request(given.memory).set_memory_limit(given.memory)

@@ -134,6 +134,16 @@ def finish_command(executor_input: str) -> None:
     finish(executor_input)
 
 
+@task_group.command("finish-lifelong")
+@click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
+def finish_lifelong_command(executor_input: str) -> None:
+    """Do as finish does, for a Kubeflow run that learns a list of tasks."""
+    from graftgan.kfp_finish import finish
+    from graftgan.lifelong_params import loads_lifelong
+
+    finish(executor_input, loads_lifelong)
+
+
 @cli.command("run")
 @stage_options
 def run_command(**given: Any) -> None:

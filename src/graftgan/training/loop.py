@@ -261,9 +261,7 @@ class Loop:
             if time.monotonic() - self.saved_at > self.save_every_s:
                 self._save_interim()
             return {}
-        row = {"images_seen": float(now), **self.trainer.meter.take(), "ada_p": self.trainer.augment.p}
-        if isinstance(prior := self.trainer.gan.prior, Mixture):
-            row["prior_lambda"] = prior.position
+        row = {"images_seen": float(now), **self.trainer.meter.take(), **self._strengths()}
         if not self._healthy(row):
             self._go_back(row)
             return {}
@@ -278,6 +276,13 @@ class Loop:
         if measuring:
             self._save()
         return {name: row[name] for name in self.shown if name in row}
+
+    def _strengths(self) -> dict[str, float]:
+        """Return what moves beside the weights: ADA's p and, if there is one, the place of a mixed prior."""
+        found = {"ada_p": self.trainer.augment.p}
+        if isinstance(prior := self.trainer.gan.prior, Mixture):
+            found["prior_lambda"] = prior.position
+        return found
 
     def _pace(self, images: int) -> float:
         """Return images per second since this was last asked for."""
