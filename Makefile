@@ -6,10 +6,10 @@ STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum |
 CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
 
-.PHONY: help setup run test nightly lint checkov format bench docs data zoo pipelines image-test clean
+.PHONY: help setup run test nightly nightly-tests nightly-faults fuzz lint checkov format bench docs data zoo pipelines image-test cluster-test clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-15s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv with everything in it
 
@@ -24,8 +24,16 @@ run: setup ## prepare, rank, finetune, evaluate, report and register the shipped
 test: setup ## the default tests
 	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
 
-nightly: setup ## all tests, the slow ones included
-	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image'
+nightly: nightly-tests nightly-faults ## all tests; `make -j2 -k nightly` does both halves at once
+
+nightly-tests: setup ## all tests but the next two kinds, the slow ones included
+	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image' --ignore=tests/faults --ignore=tests/fuzz
+
+nightly-faults: setup ## faults and fuzzers, with their counts; FAULTS_SHARE=all for whole sweeps
+	$(THREADS) $(BIN)/python -m pytest -rP -m 'not gpu and not image' tests/faults tests/fuzz
+
+fuzz: setup ## the fuzzers alone, FUZZ_SECONDS each (600)
+	$(THREADS) $(BIN)/python -m pytest -rP tests/fuzz -m nightly
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
@@ -54,17 +62,22 @@ format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## all benchmarks that need no GPU; hours
+bench: setup ## all benchmarks that need no GPU, and their tables in docs; hours, on quiet cores
 	$(THREADS) $(BIN)/python benchmarks/startup.py
 	$(THREADS) $(BIN)/python benchmarks/serving.py
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/metrics.py
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py --compile
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/growth.py --threads 2
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/features.py
+	$(THREADS) $(BIN)/python benchmarks/scaling.py
 	$(THREADS) $(BIN)/python benchmarks/storage.py
 	$(THREADS) $(BIN)/python benchmarks/classes.py
 	$(THREADS) $(BIN)/python benchmarks/transfer.py
 	$(THREADS) $(BIN)/python benchmarks/selection.py
 	$(THREADS) $(BIN)/python benchmarks/methods.py
 	$(THREADS) $(BIN)/python benchmarks/lifelong.py
+	$(BIN)/python benchmarks/tables.py
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py
@@ -81,8 +94,11 @@ pipelines: setup ## write dvc.yaml files and compiled Kubeflow pipelines from th
 	$(BIN)/python -m pipelines.compile
 	$(BIN)/python -m pipelines.lifelong dvc
 
-image-test: setup ## build the image with a Docker Engine and run the stages inside it
+image-test: setup ## build the image with a Docker Engine and run the compiled pipelines inside it
 	PYTHON=$(BIN)/python scripts/image_test.sh
+
+cluster-test: setup ## run the pipeline in a kind cluster (needs docker, kind, kubectl and the Internet)
+	PYTHON=$(BIN)/python scripts/cluster_test.sh
 
 clean: ## remove outputs and caches of the example, but no training state
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,7 @@
 """How fast `prepare` packs a folder, beside the same images merely decoded by as many processes, in one run.
 
-    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2] [--pictures photo|soft]
+    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2]
+        [--pictures photo|soft] [--quick]
 
 The images are JPEG files. Those of `photo` have the spectrum of photographs, whose amplitude falls as the
 frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft` are 8 x 8
@@ -14,7 +15,7 @@ after, and the better time counts. `prepare` also hashes, compares, checks, spli
 Its costs in part do not grow with the images (imports, the checks of Great Expectations), so a run on `FEW`
 of them is measured too, and the images beyond have a ratio of their own. Wall-clock times need quiet cores;
 processor times stand beside them. What only the disk takes is shown by writing and syncing as many bytes. A
-second run with an unchanged folder shows the cache hit.
+second run with an unchanged folder shows the cache hit. Writes `benchmarks/results/prepare.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.pool import Pool
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from graftgan.contract import canonical_json
+from graftgan.contract import canonical_json, write_json, write_text
 from graftgan.params import load
 
+RESULTS = Path(__file__).resolve().parent / "results"
 QUALITY = 90
 SLOPE = 1.2
 FEW = 1000
@@ -162,23 +165,37 @@ def write(path: Path, size_bytes: int) -> None:
     path.unlink()
 
 
-def line(what: str, cost: Cost, more: str = "") -> str:
-    """Return one line of the table."""
-    each_ms = 1000 * cost.cpu_s / cost.images
-    rate = cost.images / cost.wall_s
-    return (
-        f"{what:34}{cost.wall_s:8.2f} s {rate:7.0f} images/s {each_ms:6.2f} ms of processor  {more}".rstrip()
-    )
+def row(what: str, cost: Cost, more: str = "") -> dict[str, Any]:
+    """Return one row of the table."""
+    return {"what": what, **asdict(cost), "more": more}
+
+
+def table(rows: list[dict[str, Any]], about: str) -> str:
+    """Return the rows as Markdown."""
+    lines = [
+        about,
+        "",
+        "| what | time | images/s | processor, an image | |",
+        "| --- | --: | --: | --: | --- |",
+    ]
+    for found in rows:
+        rate, each_ms = found["images"] / found["wall_s"], 1000 * found["cpu_s"] / found["images"]
+        cells = (found["what"], f"{found['wall_s']:.2f} s", f"{rate:.0f}", f"{each_ms:.2f} ms", found["more"])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side-px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--pictures", choices=("photo", "soft"), default="photo")
+    parser.add_argument("--quick", action="store_true", help="60 small images; prints only")
     given = parser.parse_args()
+    if given.quick:
+        given.images, given.side_px = 60, 64
     count, side_px, workers = given.images, given.side_px, given.workers
     few = min(FEW, count // 2)
     with tempfile.TemporaryDirectory() as place:
@@ -195,14 +212,20 @@ def main() -> None:
             whole, again = prepare(work, work / "all", count, side_px, workers)
             alone = min(before, decode_all(pool, files, side_px), key=lambda cost: cost.wall_s)
         disk = timed(lambda: write(work / "bytes", count * side_px * side_px * 3), count)
-    print(f"{count} images of {side_px} px, {size_bytes / 1000:.1f} kB a file ({given.pictures})")
-    print(line(f"decoding alone, {workers} processes", alone))
-    print(line(f"prepare, {few} images", some))
-    print(line(f"prepare, {count} images", whole, whole.over(alone)))
     beyond = whole.beyond(some)
-    print(line("prepare, the images beyond", beyond, beyond.over(alone)))
-    print(line("writing and syncing the bytes", disk))
-    print(line("prepare, folder unchanged", again, f"{again.wall_s / whole.wall_s:.1%} of the first run"))
+    rows = [
+        row(f"decoding alone, {workers} processes", alone),
+        row(f"`prepare`, {few:,} images", some),
+        row(f"`prepare`, {count:,} images", whole, whole.over(alone)),
+        row("`prepare`, the images beyond", beyond, beyond.over(alone)),
+        row("writing and syncing as many bytes", disk),
+        row("`prepare`, folder unchanged", again, f"{again.wall_s / whole.wall_s:.1%} of the first run"),
+    ]
+    text = table(rows, f"JPEG files of {side_px} px, {size_bytes / 1000:.1f} kB each ({given.pictures}).")
+    if not given.quick:
+        write_json(RESULTS / "prepare.json", rows)
+        write_text(RESULTS / "prepare.md", text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Load on a served model: latencies, answers to malformed requests, and memory, against a real server.
 
-Usage: python benchmarks/serving.py [MODEL] [--requests 1000] [--clients 2] [--out results.json]
+Usage: python benchmarks/serving.py [MODEL] [--requests 1000] [--clients 2] [--quick]
 
 MODEL is a package folder, by default out/register/package. Every tenth request is malformed; each must get
 the status that it deserves (4xx), and the server must answer the next one. Memory is that of the server and
-its children, after the first tenth of the requests and at the end.
+its children, after the first tenth of the requests and at the end. Writes `benchmarks/results/serving.json`
+and `.md`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ from typing import Any
 
 import psutil
 
+from graftgan.contract import write_json, write_text
+
+RESULTS = Path(__file__).resolve().parent / "results"
 START_S = 600.0
 REQUEST_S = 300.0
 MALFORMED_EVERY = 10
@@ -227,22 +231,36 @@ def load(server: Server, requests: int, clients: int) -> Load:
     return found
 
 
+def table(facts: Mapping[str, Any]) -> str:
+    """Return what a load did as Markdown."""
+    latency = ", ".join(f"{name} {value:g} ms" for name, value in facts["latency_ms"].items())
+    statuses = ", ".join(f"{count} x {status}" for status, count in facts["statuses"].items())
+    first, last = facts["memory_mb"]
+    return "\n".join([
+        "| what | measured |", "| --- | --- |",
+        f"| latency of {facts['good_requests']:,} good requests | {latency} |",
+        f"| answers | {statuses}; {len(facts['wrong'])} of them with another status than deserved |",
+        f"| memory of the server, after a tenth and at the end | {first:g} MB, {last:g} MB |", "",
+    ])  # fmt: skip
+
+
 def main() -> None:
-    """Serve a package and print what the load did."""
+    """Serve a package, print what the load did and write it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, nargs="?", default=Path("out/register/package"))
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--quick", action="store_true", help="20 requests; prints only")
     given = parser.parse_args()
+    given.requests = 20 if given.quick else given.requests
     with tempfile.TemporaryDirectory() as scratch, serving(given.model, Path(scratch) / "log") as server:
         facts = load(server, given.requests, given.clients).facts()
-    text = json.dumps(facts, indent=2)
-    print(text)
-    if given.out:
-        given.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(facts, indent=2))
+    if not given.quick:
+        write_json(RESULTS / "serving.json", facts)
+        write_text(RESULTS / "serving.md", table(facts))
     if facts["wrong"]:
         sys.exit(1)
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from components.base import container_component
-from graftgan.kfp_io import CONFIG, ITEM, LIFELONG_KNOBS, knobs
+from components.finish import finish_component
+from graftgan.kfp_io import CONFIG, DIGESTS, DIGESTS_HELP, ITEM, LIFELONG_KNOBS, knobs
 from graftgan.stages.lifelong_specs import GROUP, KINDS, LEARNT, VERIFIED, lifelong_stage
 from graftgan.stages.specs import StageSpec
 
@@ -20,10 +21,15 @@ CONFIG_HELP = "the list of tasks as JSON, from `python -m pipelines.lifelong con
 
 
 def texts(spec: StageSpec) -> dict[str, str]:
-    """Return the help of every parameter of a stage's component."""
+    """Return the help of every parameter of a stage's component.
+
+    All but `create` have the digests of the image sets: later stages see what is outside through artifacts,
+    of which Kubeflow's cache key holds only the names.
+    """
     turned = knobs(spec, LIFELONG_KNOBS)
     helps = {name: f"overrides {knob.key}: {knob.help}" for name, knob in turned.items()}
-    return {CONFIG: CONFIG_HELP} | ({ITEM: "name of the task"} if spec.item else {}) | helps
+    digests = {DIGESTS: DIGESTS_HELP} if spec.inputs else {}
+    return {CONFIG: CONFIG_HELP} | ({ITEM: "name of the task"} if spec.item else {}) | digests | helps
 
 
 def _component(kind: str) -> Callable[..., Any]:
@@ -34,4 +40,5 @@ def _component(kind: str) -> Callable[..., Any]:
     return container_component(f"{GROUP}-{kind}", spec, inputs, texts(spec), (GROUP, kind))
 
 
+FINISH = finish_component("finish-lifelong", CONFIG_HELP)
 COMPONENTS = {kind: _component(kind) for kind in KINDS}

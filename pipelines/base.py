@@ -117,9 +117,9 @@ def main_of(name: str, text: str | None, arguments: Sequence[str] | None) -> int
     parser = argparse.ArgumentParser(prog=f"python -m pipelines.{name}", description=text)
     actions = parser.add_subparsers(dest="action", required=True)
     add_compile_options(actions.add_parser("compile", help="write the compiled YAML"))
-    run_ = actions.add_parser("run", help="execute the compiled YAML here, without containers")
+    run_ = actions.add_parser("run", help="execute the compiled YAML here")
     run_.add_argument("--params", type=Path, default=Path("params.yaml"))
-    run_.add_argument("--root", type=Path, default=Path("out/kfp"), help="folder for the artifacts")
+    compiling.add_run_options(run_, compiled_path(name), "out/kfp")
     run_.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="pipeline parameter, as YAML"
     )
@@ -128,7 +128,8 @@ def main_of(name: str, text: str | None, arguments: Sequence[str] | None) -> int
         if options.action == "compile":
             return compile_or_check(name, options)
         config = canonical_json(load_params(options.params).model_dump(mode="json"))
-        compiling.run(compiled_path(name), {CONFIG: config, **given_parameters(options.set)}, options.root)
+        given = {CONFIG: config, **given_parameters(options.set)}
+        compiling.run(options.pipeline, given, options.root, options.docker)
     except GraftganError as error:
         return fail(error)
     return 0

@@ -1,6 +1,7 @@
 """Reads compiled pipelines for faults that compiling does not find: `python -m pipelines.lint [FILE ...]`.
 
-Rules, each a name that a finding bears: `channel` (a task refers to what is not around it), `digest` (an
+Rules, each a name that a finding bears: `schema` (a field that Kubeflow's messages do not have, or of another
+type; other rules wait until it is mended), `channel` (a task refers to what is not around it), `digest` (an
 image without a digest, with `--release` or where tasks are cached), `environment` (configuration in the
 environment, which no cache key holds), `resources` (no limit of CPU or memory), `retries` and `caching` (no
 policy), `secret` (a literal that looks like one) and `shell` (a command given to a shell).
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from graftgan.errors import GraftganError
+from graftgan.kfp_retry import NOTES
 from pipelines.base import NAMES, compiled_path, documents, fail
 from pipelines.profiles import CREDENTIALS, DIGEST, FOLDERS, STORE_VARIABLES
 
-ENVIRONMENT = {*FOLDERS, *STORE_VARIABLES, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
+ENVIRONMENT = {*FOLDERS, *STORE_VARIABLES, NOTES, "GRAFTGAN_RUNNER", "KFP_RUN_ID"}
 SHELLS = {"sh", "bash", "dash", "zsh", "ash"}
 PLACEHOLDER = re.compile(r"inputs\.parameters\['([^']+)'\]")
 # Short enough to find and long enough not to find words: each is the form that its issuer documents.
@@ -65,19 +67,49 @@ def lint(found: Sequence[Mapping[str, Any]], release: bool = False) -> list[Find
         found: Its YAML documents: the pipeline, and the platform's part if there is one.
         release: Whether images must be pinned whatever the cache policy.
     """
-    spec = found[0]
-    platforms = [document.get("platforms", {}).get("kubernetes", {}) for document in found[1:]]
-    configs = {
-        name: config
-        for platform in platforms
-        for name, config in platform.get("deploymentSpec", {}).get("executors", {}).items()
-    }
+    if broken := [*schema(found)]:
+        return broken
+    spec, configs = found[0], platform_configs(found)
     return [
         *channels(spec, configs),
         *tasks(spec),
         *executors(spec, configs, release),
         *(f for document in found for f in secrets(document, "")),
     ]
+
+
+def platform_configs(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return Kubernetes' part of every executor."""
+    platforms = [document.get("platforms", {}).get("kubernetes", {}) for document in found[1:]]
+    return {
+        name: config
+        for platform in platforms
+        for name, config in platform.get("deploymentSpec", {}).get("executors", {}).items()
+    }
+
+
+def schema(found: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Find what does not parse into Kubeflow's messages, those of their free structures too."""
+    from google.protobuf import json_format
+    from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+    from kfp.pipeline_spec import pipeline_spec_pb2 as messages
+
+    def parsed(place: str, value: Any, message: Any) -> Iterator[Finding]:
+        try:
+            json_format.ParseDict(value, message)
+        except json_format.ParseError as error:
+            yield Finding("schema", place, str(error))
+
+    wrong = [*parsed("pipeline", found[0], messages.PipelineSpec())]
+    for document in found[1:]:
+        wrong += parsed("platform", document, messages.PlatformSpec())
+    if not wrong:
+        wrong += parsed("deploymentSpec", found[0].get("deploymentSpec"), messages.PipelineDeploymentConfig())
+        for name, config in platform_configs(found).items():
+            wrong += parsed(name, config, KubernetesExecutorConfig())
+    if not wrong and "tasks" not in found[0].get("root", {}).get("dag", {}):
+        wrong.append(Finding("schema", "root", "has no tasks"))
+    yield from wrong
 
 
 def graphs(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

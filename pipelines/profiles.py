@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from components.base import IMAGE
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.kfp_retry import NOTES
+from graftgan.remote import is_address
 from graftgan.yamltext import parse_yaml
 
 FOLDER = Path(__file__).parent.parent / "profiles"
@@ -21,6 +23,10 @@ NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 SHARED_MEMORY_VOLUME = "shared-memory"
 # Where things are tells nothing about results, so these are not part of the cache key.
 FOLDERS = {"GRAFTGAN_HOME": "home", "GRAFTGAN_CACHE": "cache"}
+USER = 10001
+"""The image's user."""
+WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
+"""Folders for what ends with the container where the root file system is read-only."""
 STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
@@ -187,9 +193,9 @@ class Profile(Part):
         """Return how many tasks of a fan-out may run at once."""
         return self.parallelism.get(fan_out, self.parallelism[DEFAULT])
 
-    def resources_of(self, task: str) -> Resources:
-        """Return what a task gets."""
-        return self.resources[self.tasks.get(task, DEFAULT)]
+    def resources_of(self, task: str, kind: str = "") -> Resources:
+        """Return what a task gets: by its name, else by its kind, which several tasks of a pipeline share."""
+        return self.resources[self.tasks.get(task, self.tasks.get(kind, DEFAULT))]
 
     @property
     def pipeline_root(self) -> str | None:
@@ -229,7 +235,7 @@ def load(name: str, image: str | None = None) -> Profile:
         ) from None
 
 
-def apply(task: Any, name: str, profile: Profile) -> Any:
+def apply(task: Any, name: str, profile: Profile, kind: str = "") -> Any:
     """Give a task its image, resources, retries, cache policy, volumes and secrets.
 
     All are constants: limits that come from pipeline parameters do not compile rightly inside a fan-out.
@@ -238,8 +244,9 @@ def apply(task: Any, name: str, profile: Profile) -> Any:
         task: The task, of kfp.
         name: Its name, by which the profile finds its class.
         profile: The profile.
+        kind: What the profile may call it by otherwise.
     """
-    given, retry = profile.resources_of(name), profile.retry
+    given, retry = profile.resources_of(name, kind), profile.retry
     task.set_display_name(name).set_container_image(profile.image).set_caching_options(profile.caching)
     task.set_cpu_request(given.cpu).set_cpu_limit(given.cpu)
     task.set_memory_request(given.memory).set_memory_limit(given.memory)
@@ -271,6 +278,8 @@ def _keep(task: Any, profile: Profile) -> None:
         kubernetes.mount_pvc(task, profile.workspace.claim, mount)
         for variable, folder in FOLDERS.items():
             task.set_env_variable(variable, f"{mount}/{folder}")
+    elif profile.pipeline_root and is_address(profile.pipeline_root):
+        task.set_env_variable(NOTES, f"{profile.pipeline_root.rstrip('/')}/failures")
     for secret in secrets:
         if secret:
             keys = {key: name for name, key in secret.env.items()}

@@ -21,17 +21,15 @@ import graftgan
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.params import load
 from graftgan.workers import TOGETHER
-from pipelines.profiles import CREDENTIALS, STORE_VARIABLES
+from pipelines.profiles import CREDENTIALS, STORE_VARIABLES, USER, WRITABLE
 
 API = "trainer.kubeflow.org"
 STEP = "node"
 """Name of the replicated job and of its container in the runtimes for PyTorch."""
 WORKSPACE = "/workspace"
-USER = 10001
-"""The image's user."""
-WRITABLE = {"tmp": "/tmp", "home": "/home/graftgan"}
-"""Folders for what ends with the pod; the root file system is read-only."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+JOB = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+"""Form of a TrainJob's name, which the CRD asks for by a rule that its published models do not have."""
 SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
 SECRET = re.compile(rf"\w+={SUBDOMAIN.pattern}/[-._a-zA-Z0-9]+")
 PLACES = (*STORE_VARIABLES, "MLFLOW_TRACKING_URI")
@@ -204,10 +202,12 @@ def check_settings(settings: Settings) -> None:
     """
     if settings.stage not in TOGETHER:
         raise ConfigError(f"--stage {settings.stage} is done by one process", f"use {', '.join(TOGETHER)}")
-    for option in ("name", "claim", "runtime", "namespace"):
-        text, form = getattr(settings, option), SUBDOMAIN if option in ("claim", "runtime") else LABEL
+    forms = {"name": JOB, "claim": SUBDOMAIN, "runtime": SUBDOMAIN, "namespace": LABEL}
+    for option, form in forms.items():
+        text = getattr(settings, option)
         if not form.fullmatch(text) and (text or option != "namespace"):
-            raise ConfigError(f"--{option} {text!r} is no DNS name", "use small letters, digits and hyphens")
+            remedy = "use small letters, digits and hyphens, for --name a letter first"
+            raise ConfigError(f"--{option} {text!r} is no DNS name", remedy)
     for option in ("cpu", "memory", "shared_memory"):
         text = getattr(settings, option)
         if not QUANTITY.fullmatch(text):

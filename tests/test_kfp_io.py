@@ -230,11 +230,34 @@ def test_warm_inputs_are_no_inputs(count: int) -> None:
 
 def test_a_digest_that_differs_from_the_submitted_one_is_refused() -> None:
     call = kfp_io.read(json.dumps(executor_input("/x", data_digest="a" * 64, catalogue_digest="")))
-    assert call.pins == {"data_digest": "a" * 64}
+    assert call.pins == {"data.path": "a" * 64}
     call.check_pins({"data.path": "a" * 64})
     call.check_pins({"rank.catalogue": "c" * 64})
-    with pytest.raises(MissingInput, match=r"data\.path has digest b+, but data_digest is a+"):
+    with pytest.raises(MissingInput, match=r"data\.path has digest b+, but the run was .* with a+"):
         call.check_pins({"data.path": "b" * 64})
+
+
+def test_digests_of_a_list_of_tasks_are_by_key_and_only_what_is_read_is_compared() -> None:
+    digests = {"tasks.a.data.target": "a" * 64, "tasks.b.data.target": "b" * 64}
+    message = executor_input("/x", data_digests=json.dumps(digests), task="a")
+    call = kfp_io.read(json.dumps(message), known=kfp_io.LIFELONG_KNOBS)
+    assert call.pins == digests and call.item == "a"
+    call.check_pins({"tasks.a.data.target": "a" * 64})
+    with pytest.raises(MissingInput, match=r"tasks\.b\.data\.target has digest c+, but"):
+        call.check_pins({"tasks.b.data.target": "c" * 64})
+    for text in ("", "{}"):
+        message = executor_input("/x", data_digests=text)
+        assert kfp_io.read(json.dumps(message), known=kfp_io.LIFELONG_KNOBS).pins == {}
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[1]", '"x"', "7"])
+def test_digests_that_are_no_mapping_are_refused(text: str) -> None:
+    message = json.dumps(executor_input("/x", data_digests=text))
+    with pytest.raises(ConfigError, match="data_digests is no JSON") as caught:
+        kfp_io.read(message, known=kfp_io.LIFELONG_KNOBS)
+    assert "pipelines.lifelong digests" in caught.value.remedy
+    with pytest.raises(ConfigError, match="unknown pipeline parameter 'data_digests'"):
+        kfp_io.read(message)
 
 
 def test_each_stage_gets_only_the_knobs_it_reads() -> None:

@@ -58,7 +58,7 @@ def test_where_outputs_go_does_not_make_another_task() -> None:
 def test_a_later_retry_of_a_mended_run_is_not_refused() -> None:
     attempts = Attempts.of("rank", INPUT, RUN)
     attempts.failed(DataError("bad"))
-    assert attempts.note is not None
+    assert isinstance(attempts.note, Path)
     note = json.loads(attempts.note.read_text())
     attempts.note.write_text(json.dumps(note | {"at": time.time() - VALID_S - 1}))
     attempts.check()
@@ -70,13 +70,13 @@ def test_a_success_removes_the_note() -> None:
     attempts.forget()
     attempts.check()
     attempts.forget()
-    assert attempts.note is not None and not attempts.note.exists()
+    assert isinstance(attempts.note, Path) and not attempts.note.exists()
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"kind": "Exception", "at": 1}', '{"at": "x"}'])
 def test_a_note_that_cannot_be_read_refuses_nothing(text: str) -> None:
     attempts = Attempts.of("rank", INPUT, RUN)
-    assert attempts.note is not None
+    assert isinstance(attempts.note, Path)
     attempts.note.parent.mkdir(parents=True)
     attempts.note.write_text(text)
     attempts.check()

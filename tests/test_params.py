@@ -198,6 +198,7 @@ def changed(key: str, value: Any) -> Any:
         "finetune.cdc.patch_px": [8, 16],
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
         "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
+        "runtime.profile": "x",
     }  # fmt: skip
     if key in options:
         return options[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,9 @@ from graftgan.stages.specs import CLUSTER_STAGES, STAGES, StageSpec
 
 INTERRUPTED = 143
 RESUME_HELP = "Whether to go on from saved training state."
+PROFILE_HELP = (
+    "Folder for a trace and a table of phases; runs even if nothing changed, with the same results."
+)
 Function = Callable[..., Any]
 
 
@@ -30,6 +33,16 @@ class Options:
     dry_run: bool
     force: bool
     resume: str
+
+    def profiled(self, folder: str | None) -> Options:
+        """Return options that have the runs profiled into a folder, if there is one."""
+        if folder is None:
+            return self
+        import json
+
+        # As JSON, which YAML contains, a name such as `null` stays text.
+        assignment = f"runtime.profile={json.dumps(folder)}"
+        return replace(self, assignments=(*self.assignments, assignment), force=True)
 
 
 def stage_options(function: Function) -> Function:
@@ -65,17 +78,29 @@ def cli(verbose: bool) -> None:
     say_plainly(verbose)
 
 
+def profile_option(function: Function) -> Function:
+    """Add the option that profiles training."""
+    return click.option("--profile", metavar="FOLDER", help=PROFILE_HELP)(function)
+
+
+def no_option(function: Function) -> Function:
+    """Add nothing."""
+    return function
+
+
 def add_stage(spec: StageSpec) -> None:
     """Add the sub-command of one stage."""
+    more = profile_option if spec.name == "finetune" else no_option
 
     @cli.command(spec.name, help=spec.help, context_settings={"ignore_unknown_options": False})
     @stage_options
+    @more
     @click.option("--kfp-executor-input", "executor_input", metavar="JSON", help="Run as a Kubeflow task.")
-    def command(executor_input: str | None, **given: Any) -> None:
+    def command(executor_input: str | None, profile: str | None = None, **given: Any) -> None:
         if executor_input is not None:
             run_as_task(spec, executor_input)
         else:
-            run_stages([spec], Options(**given))
+            run_stages([spec], Options(**given).profiled(profile))
 
 
 for _spec in STAGES:
@@ -107,6 +132,16 @@ def finish_command(executor_input: str) -> None:
     from graftgan.kfp_finish import finish
 
     finish(executor_input)
+
+
+@task_group.command("finish-lifelong")
+@click.option("--kfp-executor-input", "executor_input", metavar="JSON", required=True, help="Its input.")
+def finish_lifelong_command(executor_input: str) -> None:
+    """Do as finish does, for a Kubeflow run that learns a list of tasks."""
+    from graftgan.kfp_finish import finish
+    from graftgan.lifelong_params import loads_lifelong
+
+    finish(executor_input, loads_lifelong)
 
 
 @cli.command("run")

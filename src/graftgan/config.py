@@ -319,6 +319,12 @@ class Runtime(Section):
     threads: Count = Field(1, description="CPU threads a process; results are exact for equal numbers only.")
     workers: Count = Field(2, description="Processes for independent runs and for decoding.")
     compile: bool = Field(False, description="torch.compile the networks outside the penalty phases.")
+    profile: str | None = Field(
+        None, description="Folder for a trace and a table of phases of each run of finetune; null is none."
+    )
+    memory_mib: Annotated[float, Field(ge=1.0)] = Field(
+        256.0, description="Working memory of a search for neighbours among features, besides the features."
+    )
     keep_states: Count = Field(2, description="Training states kept for resuming.")
     save_every_s: Positive = Field(60.0, description="Seconds between training states.")
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from graftgan.contract import write_json, write_text
 from graftgan.errors import ConfigError, TryAgain
 from graftgan.identity import resolve_identity
 from graftgan.kfp_io import CONFIG, KNOBS, SUMMARY, local_path
+from graftgan.lifelong_config import LifelongParams
 from graftgan.params import loads
 
 STATES = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 STATUS = "status"
+Read = Callable[[str, Sequence[str]], Params | LifelongParams]
 _log = logging.getLogger("graftgan")
 
 
@@ -54,13 +56,14 @@ class FinalState:
         return cls(str(given["state"]), str(name), str(error.get("message", "")))
 
 
-def finish(executor_input: str) -> None:
+def finish(executor_input: str, read: Read = loads) -> None:
     """Close the MLflow run of this Kubeflow run, write the card and log the final state.
 
     A tracking server that is away fails nothing: the card says what is left to do.
 
     Args:
         executor_input: The JSON that took the place of `{{$}}`.
+        read: Reads the pipeline's configuration text with `key=value` assignments.
 
     Raises:
         ConfigError: If it is not an exit handler's input.
@@ -76,16 +79,16 @@ def finish(executor_input: str) -> None:
             "let a pipeline fill it in: --kfp-executor-input '{{$}}'",
         ) from None
     config = str(values.pop(CONFIG, None) or "{}")
-    params = loads(
-        config, [text for name, value in values.items() for text in KNOBS[name].assignments(value)]
-    )
+    params = read(config, [text for name, value in values.items() for text in KNOBS[name].assignments(value)])
     closed = close_run(params, final)
     write_text(local_path(artifact), card(final, closed))
     write_json(Path(outputs["outputFile"]), {"artifacts": outputs["artifacts"]})
     _log.info("run %s: %s. %s", final.run or "?", final.state, closed)
 
 
-def close_run(params: Params, final: FinalState, environ: Mapping[str, str] = os.environ) -> str:
+def close_run(
+    params: Params | LifelongParams, final: FinalState, environ: Mapping[str, str] = os.environ
+) -> str:
     """Send what waits in the journal, end the parent run, and tell in words what came of it."""
     if params.track.mode == "off":
         return "Tracking is off."

@@ -128,6 +128,8 @@ LIFELONG_KNOBS: dict[str, Knob] = {
     name: Knob(KNOBS[name].key, KNOBS[name].help) for name in ("model_name", "tracking_uri", "device")
 }
 ITEM = "task"
+DIGESTS = "data_digests"
+DIGESTS_HELP = "checks the image sets: sha256 by key as JSON, from `python -m pipelines.lifelong digests`"
 
 
 def knobs(spec: StageSpec, known: Mapping[str, Knob] = KNOBS) -> dict[str, Knob]:
@@ -150,7 +152,7 @@ class KfpCall:
         outputs: Path of each output artifact, and of `result`.
         config_json: The whole configuration as JSON text.
         assignments: `key=value` texts from the knobs that were turned.
-        pins: Expected digests of what lies outside, by parameter; only those that were given.
+        pins: Expected digests of what lies outside, by configuration key; only those that were given.
         item: What the stage is to be done for, such as one task of a list; empty where it has none.
         artifacts: The output artifacts as they came, by name.
         parameters: File of each output parameter.
@@ -177,12 +179,12 @@ class KfpCall:
         Raises:
             MissingInput: If something is not what was recorded.
         """
-        for name, expected in self.pins.items():
-            found = digests.get(PINS[name].key, expected)
+        for key, expected in self.pins.items():
+            found = digests.get(key, expected)
             if found != expected:
                 raise MissingInput(
-                    f"{PINS[name].key} has digest {found}, but {name} is {expected}",
-                    f"submit with the digest of what the containers see, or correct {PINS[name].key}",
+                    f"{key} has digest {found}, but the run was submitted with {expected}",
+                    f"submit with the digest of what the containers see, or correct {key}",
                 )
 
 
@@ -220,13 +222,27 @@ def read(text: str, spec: StageSpec | None = None, known: Mapping[str, Knob] = K
         warm=[path for name, path in paths.items() if name.split("/")[0] in warm],
         outputs={name: local_path(artifact) for name, artifact in artifacts.items() if name not in CARD},
         config_json=str(parameters.pop(CONFIG, None) or "{}"),
-        pins={name: value for name in PINS if (value := str(parameters.pop(name, None) or ""))},
+        pins=_pins(parameters, known),
         item=str(parameters.pop(ITEM, None) or "") if known is LIFELONG_KNOBS else "",
         assignments=_assignments(parameters, known),
         artifacts=artifacts,
         parameters=told,
         executor_output=executor_output,
     )
+
+
+def _pins(parameters: dict[str, Any], known: Mapping[str, Knob]) -> dict[str, str]:
+    """Take the digests out of the parameters and return them by configuration key."""
+    if known is not LIFELONG_KNOBS:
+        return {
+            pin.key: value for name, pin in PINS.items() if (value := str(parameters.pop(name, "") or ""))
+        }
+    try:
+        given = json.loads(parameters.pop(DIGESTS, "") or "{}")
+        return {str(key): str(value) for key, value in given.items()}
+    except (ValueError, TypeError, AttributeError):
+        remedy = "pass what `python -m pipelines.lifelong digests` prints"
+        raise ConfigError(f"{DIGESTS} is no JSON from keys to digests", remedy) from None
 
 
 def _single(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:

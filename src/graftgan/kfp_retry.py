@@ -1,8 +1,9 @@
 """What keeps Kubeflow's retries from repeating work that cannot succeed.
 
 Kubeflow retries a task whatever its exit code was. A task that failed for good therefore leaves a note in the
-workspace, and the next attempt of the same task reads it and ends at once with the same words and code. Codes
-75 (try again) and 143 (stopped after a saved state), and processes that were killed, leave none.
+workspace, or in the object store where that ends with its pod, and the next attempt of the same task reads it
+and ends at once with the same words and code. Codes 75 (try again) and 143 (stopped after a saved state), and
+processes that were killed, leave none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +26,10 @@ from graftgan.errors import (
     MissingInput,
 )
 from graftgan.places import home
+from graftgan.remote import fetch_file, is_address, join, writing
 
+NOTES = "GRAFTGAN_FAILURES"
+"""Variable that names the folder for notes, a path or an s3:// address, in the place of the workspace."""
 FINAL: tuple[type[GraftganError], ...] = (ConfigError, DataError, MissingInput, CheckpointError)
 # Longer than the waits between attempts, but a person's later retry of a mended run is not refused.
 VALID_S = 900.0
@@ -35,10 +40,11 @@ class Attempts:
     """The attempts of one task of one pipeline run.
 
     Attributes:
-        note: Where a final failure is noted; None outside a pipeline run, where nothing is tried again.
+        note: Path or address where a final failure is noted; None outside a pipeline run, where nothing is
+            tried again.
     """
 
-    note: Path | None
+    note: Path | str | None
 
     @classmethod
     def of(cls, stage: str, executor_input: str, environ: Mapping[str, str] = os.environ) -> Attempts:
@@ -51,7 +57,7 @@ class Attempts:
             message = None
         given = message.get("inputs", {}) if isinstance(message, dict) else executor_input
         key = digest_text(canonical_json([run, stage, given]))[:32]
-        return cls(home() / "failures" / f"{stage}-{key}.json")
+        return cls(join(environ.get(NOTES) or home() / "failures", f"{stage}-{key}.json"))
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
@@ -77,10 +83,10 @@ class Attempts:
         if self.note is None:
             return
         try:
-            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            noted = json.loads(_text_of(self.note))
             fresh = time.time() - float(noted["at"]) < VALID_S
             kind = next(k for k in FINAL if k.__name__ == noted["kind"])
-        except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        except (OSError, ValueError, KeyError, TypeError, StopIteration, GraftganError):
             return
         if fresh:
             raise kind(
@@ -95,10 +101,19 @@ class Attempts:
         kind = next(k for k in FINAL if isinstance(error, k))
         facts = {"kind": kind.__name__, "message": error.message, "remedy": error.remedy}
         # Without a note the next attempt repeats the work, which is no reason to hide why this one failed.
-        with contextlib.suppress(OSError, GraftganError):
-            write_json(self.note, facts | {"at": time.time()})
+        with contextlib.suppress(OSError, GraftganError), writing(self.note) as place:
+            write_json(place, facts | {"at": time.time()})
 
     def forget(self) -> None:
-        """Remove the note after a success."""
-        if self.note is not None:
+        """Remove the note of an earlier attempt after a success; in a store it has lost its force by then."""
+        if isinstance(self.note, Path):
             self.note.unlink(missing_ok=True)
+
+
+def _text_of(note: Path | str) -> str:
+    if not is_address(note):
+        return Path(note).read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "note.json"
+        fetch_file(str(note), copy)
+        return copy.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -271,8 +272,9 @@ class Sender:
             for key in ("path", "package"):
                 if event.kind in ("artifact", "register") and key in event.data:
                     shutil.rmtree((self._path.parent / event.data[key]).parent, ignore_errors=True)
-        if copies.is_dir() and not any(copies.iterdir()):
-            shutil.rmtree(copies, ignore_errors=True)
+        # Only an empty folder goes, in one step: the stage may copy something into it at any moment.
+        with contextlib.suppress(OSError):
+            copies.rmdir()
 
 
 def _batches(events: Iterable[Event]) -> Iterator[list[Event]]:

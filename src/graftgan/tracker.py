@@ -35,6 +35,8 @@ MAX_DATASET_DIGEST = 36
 MAX_PARAM = 6000
 SYSTEM_EVERY_S = 10.0
 SYSTEM_LEAST_S = 1.0
+# Each loss of the race takes a removal between two system calls.
+FOLDER_TRIES = 20
 _log = logging.getLogger("graftgan")
 
 
@@ -140,7 +142,7 @@ class JournalTracker(NullTracker):
             return ""
         target = self._journal.artifacts / uuid.uuid4().hex[:12] / path.name
         try:
-            target.parent.mkdir(parents=True)
+            _make_folder(target.parent)
             if path.is_dir():
                 shutil.copytree(path, target)
             else:
@@ -156,6 +158,15 @@ class JournalTracker(NullTracker):
         if self._system is not None and (values := self._system.sample()):
             self._append("metrics", metrics=values, step=self._past.system)
             self._past.system += 1
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a new folder; who sends may remove the one around it, empty, in between."""
+    for _ in range(FOLDER_TRIES - 1):
+        # "Exists", too: pathlib says so of a parent that was there and is gone when it looks again.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            return folder.mkdir(parents=True)
+    folder.mkdir(parents=True)
 
 
 class _SystemSampler:

@@ -32,13 +32,20 @@ def shake(network: nn.Module, seed: int = 0) -> nn.Module:
     return network
 
 
-def grown(folder: Path, inits: Sequence[str], spec: TranslatorSpec = TINY, share: float = 0.25) -> Bank:
+def grown(
+    folder: Path,
+    inits: Sequence[str],
+    spec: TranslatorSpec = TINY,
+    share: float = 0.25,
+    backgrounds: Sequence[str | None] = (),
+) -> Bank:
     """Make a bank with tasks t1, t2, ... of the given starts, each moved from its start."""
     bank = Bank.create(folder, spec, share)
     for number, init in enumerate(inits, 1):
         begun = begin(bank, f"t{number}", init, seed=number)
         shake(begun.generator, number)
-        finish(bank, begun, size_px=SIZE_PX)
+        background = backgrounds[number - 1] if backgrounds else None
+        finish(bank, begun, size_px=SIZE_PX, background=background)
     return bank
 
 

@@ -32,6 +32,7 @@ def layers_of(spec: TranslatorSpec, share: float) -> list[Layer]:
     ("spec", "full", "free"), [(RESNET, 11_372_928, 2_850_288), (UNET, 54_404_096, 13_605_632)]
 )
 def test_exact_counts_at_a_quarter(spec: TranslatorSpec, full: int, free: int) -> None:
+    """T-A5 of the method sheet: its exact counts."""
     layers = layers_of(spec, 0.25)
     assert full_size(layers) == full
     assert added(layers, 1) == (full, 0)
@@ -50,6 +51,7 @@ def test_exact_counts_at_a_quarter(spec: TranslatorSpec, full: int, free: int) -
     ],
 )
 def test_table_of_shares(spec: TranslatorSpec, share: float, percents: list[float], total: float) -> None:
+    """T-A5 of the method sheet: its table."""
     layers = layers_of(spec, share)
     full = full_size(layers)
     sizes = [sum(added(layers, t)) / full for t in range(1, 7)]

@@ -1,4 +1,4 @@
-"""T-A1 to T-A3 and T-A6 to T-A8 of the method sheet."""
+"""Factorised layers: T-A1 to T-A3 and T-A6 to T-A8 of the method sheet, section 5.12."""
 
 from __future__ import annotations
 
@@ -52,6 +52,7 @@ def plain(shape: LayerShape, weight: Tensor, bias: Tensor | None, x: Tensor) -> 
 
 @BOTH
 def test_one_hot_mixtures_reproduce_filters_of_the_bank_exactly(shape: LayerShape) -> None:
+    """T-A1 of the method sheet."""
     layer = layer_of(shape)
     picks = [7, 0, 9, 3, 3, 5]
     with torch.no_grad():
@@ -68,6 +69,7 @@ def test_one_hot_mixtures_reproduce_filters_of_the_bank_exactly(shape: LayerShap
 
 @BOTH
 def test_materialised_convolution_computes_what_the_factorised_one_does(shape: LayerShape) -> None:
+    """T-A2 of the method sheet."""
     layer, x = layer_of(shape), torch.randn(2, 3, 9, 9)
     network = nn.Sequential(layer)
     dense = materialise(network)
@@ -80,6 +82,7 @@ def test_materialised_convolution_computes_what_the_factorised_one_does(shape: L
 
 @BOTH
 def test_gradients_are_those_of_the_paper_and_none_reaches_the_bank(shape: LayerShape) -> None:
+    """T-A6 of the method sheet."""
     layer, x = layer_of(shape), torch.randn(2, 3, 9, 9)
     weight = layer.weight_now().detach().requires_grad_()
     plain(shape, weight, layer.bias, x).square().sum().backward()
@@ -157,6 +160,7 @@ def extras(network: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("spec", "side"), [(TINY, 16), (UNET, 128)], ids=["resnet", "unet"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_warm_start_equals_the_first_task_bit_for_bit(spec: TranslatorSpec, side: int, share: float) -> None:
+    """T-A3 of the method sheet, of the network."""
     first = dense(spec, 1)
     network = second(spec, first, share)
     x = torch.rand(2, 3, side, side) * 2 - 1
@@ -204,7 +208,10 @@ def projected_residual(target: Tensor, bank: Tensor) -> float:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_adam_reaches_the_least_squares_residual(share: float) -> None:
-    """A random filter keeps 1 - 8/36 of itself outside the span of 8 others; free ones keep nothing."""
+    """T-A7 of the method sheet.
+
+    A random filter keeps 1 - 8/36 of itself outside the span of 8 others; free ones keep nothing.
+    """
     shape, free = LayerShape("x", "conv", 4, 64, 3, 1, 1, 0), int(64 * share)
     torch.manual_seed(3)
     target, bank = torch.randn(64, 36), torch.randn(8, 36)
@@ -225,6 +232,7 @@ def test_adam_reaches_the_least_squares_residual(share: float) -> None:
 
 
 def test_adam_finds_targets_in_the_span() -> None:
+    """T-A7 of the method sheet, where targets can be mixed exactly."""
     shape = LayerShape("x", "conv", 4, 8, 3, 1, 1, 0)
     torch.manual_seed(3)
     bank = torch.randn(8, 36)
@@ -242,6 +250,7 @@ def test_adam_finds_targets_in_the_span() -> None:
 
 @pytest.mark.parametrize(("rows", "wanted"), [(8, 0.774), (10, 0.717), (12, 0.658), (20, 0.443), (36, 0.0)])
 def test_residual_falls_as_the_bank_grows(rows: int, wanted: float) -> None:
+    """T-A8 of the method sheet."""
     torch.manual_seed(0)
     bank, target = torch.randn(rows, 36, dtype=torch.float64), torch.randn(400, 36, dtype=torch.float64)
     residual = projected_residual(target, bank)

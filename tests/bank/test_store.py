@@ -328,6 +328,15 @@ def rewritten(folder: Path, change: Callable[[dict[str, object]], object], seale
     )
 
 
+def test_a_background_is_written_down_and_a_manifest_without_one_is_read(two: Bank) -> None:
+    values = json.loads((two.folder / "manifest.json").read_text())
+    assert all("background" not in task for task in values["tasks"])
+    assert [task.background for task in two.tasks] == [None, None]
+    rewritten(two.folder, lambda m: m["tasks"][1].update(background="#204060"))  # type: ignore[index]
+    assert [task.background for task in Bank(two.folder).tasks] == [None, "#204060"]
+    assert Bank(two.folder).head == two.head
+
+
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -338,6 +347,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, object]], object], seale
         (lambda m: m.update(order="u_last"), "order"),
         (lambda m: m["layers"][0].update(n_u=3), "contradicts"),
         (lambda m: m["layers"][0].update(name="../../x"), "name"),
+        (lambda m: m["tasks"][0].update(background="white"), r"tasks\.0\.background"),
         (lambda m: m["tasks"].pop(0), "contradicts"),
         (lambda m: m["tasks"][1]["prefix_cols"].update({"model.1": 5}), "contradicts"),
         (lambda m: m.update(arch="unet_128"), "arch"),

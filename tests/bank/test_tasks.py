@@ -56,6 +56,7 @@ def train(network: nn.Module, steps: int = 20) -> None:
 
 @pytest.mark.parametrize("spec", [TINY, TINY_BATCH], ids=["instance", "batch"])
 def test_training_later_tasks_changes_no_bit_of_earlier_ones(tmp_path: Path, spec: TranslatorSpec) -> None:
+    """T-A4 of the method sheet."""
     bank = Bank.create(tmp_path / "bank", spec)
     seen: list[torch.Tensor] = []
     prefixes: list[dict[str, str]] = []
@@ -80,6 +81,7 @@ def test_training_later_tasks_changes_no_bit_of_earlier_ones(tmp_path: Path, spe
 
 
 def test_warm_start_from_the_first_task_is_that_task(bank: Bank) -> None:
+    """T-A3 of the method sheet, of the stored task."""
     begun = begin(bank, "t4", "warm:t1", seed=9)
     wanted = fixed_outputs(load_task(bank, "t1"), TINY, SIZE_PX)
     assert torch.equal(fixed_outputs(materialise(begun.generator), TINY, SIZE_PX), wanted)

@@ -20,7 +20,9 @@ from tests.bank.banks import SIZE_PX, TINY, grown
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
-    return grown(tmp_path_factory.mktemp("using") / "bank", ["random", "random"])
+    return grown(
+        tmp_path_factory.mktemp("using") / "bank", ["random", "random"], backgrounds=[None, "#204060"]
+    )
 
 
 @pytest.fixture
@@ -38,6 +40,26 @@ def test_pictures_are_translated_by_the_task(bank: Bank, picture: Path, tmp_path
     assert np.array_equal(np.array(Image.open(made)), wanted)
     (larger,) = translate_files(bank, "t2", [picture], tmp_path / "larger", 32)
     assert Image.open(larger).size == (32, 32)
+
+
+@pytest.mark.parametrize(("task", "behind"), [("t1", (255, 255, 255)), ("t2", (0x20, 0x40, 0x60))])
+def test_transparent_pictures_lie_over_the_tasks_own_background(
+    bank: Bank, tmp_path: Path, task: str, behind: tuple[int, int, int]
+) -> None:
+    shape = np.zeros((SIZE_PX, SIZE_PX, 4), dtype=np.uint8)
+    shape[4:12, 4:12] = (200, 30, 90, 255)
+    Image.fromarray(shape).save(tmp_path / "through.png")
+    solid = np.full((SIZE_PX, SIZE_PX, 3), behind, dtype=np.uint8)
+    solid[4:12, 4:12] = (200, 30, 90)
+    Image.fromarray(solid).save(tmp_path / "solid.png")
+    made = translate_files(bank, task, [tmp_path / "through.png", tmp_path / "solid.png"], tmp_path / "out")
+    first, second = (np.array(Image.open(path)) for path in made)
+    assert np.array_equal(first, second)
+    bordering = np.full_like(solid, 128)
+    bordering[4:12, 4:12] = (200, 30, 90)
+    Image.fromarray(bordering).save(tmp_path / "other.png")
+    (other,) = translate_files(bank, task, [tmp_path / "other.png"], tmp_path / "out")
+    assert not np.array_equal(first, np.array(Image.open(other)))
 
 
 def test_what_cannot_be_translated_is_named(bank: Bank, picture: Path, tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ from graftgan.contract import digest_path
 from graftgan.errors import CheckpointError, ConfigError, Interrupted, MissingInput
 
 OUT = Path("out/lifelong")
+PAIRED = ["images_seen", "loss_d", "loss_g", "loss_l1", "l1_validation", "l1_low", "l1_high"]
+UNPAIRED = ["images_seen", "loss_g", "loss_g_back", "loss_cycle", "loss_cycle_back", "loss_identity"]
+UNPAIRED += ["loss_identity_back", "loss_d", "loss_d_back", "kid_validation", "kid_low", "kid_high"]
+CURVES = {"grey": PAIRED, "edges": PAIRED, "swap": UNPAIRED}
+
+
+BACKGROUNDS = {"grey": "#ffffff", "edges": "#204060", "swap": "#ffffff"}
 
 
 def call(*words: object) -> Result:
@@ -73,6 +80,7 @@ def test_the_bank_holds_the_tasks_in_their_order_and_is_whole(project: Path) -> 
     assert tuple(task.name for task in bank.tasks) == TASKS
     assert [task.name for task in back.tasks] == ["swap"]
     assert bank.task("edges").init == "warm:grey" and bank.manifest.share == 0.5
+    assert {task.name: task.background for task in bank.tasks} == BACKGROUNDS
     assert verify(bank) == () and verify(back) == ()
     assert not list(OUT.rglob(".lock"))
 
@@ -88,7 +96,7 @@ def test_each_task_leaves_scores_costs_curves_and_pictures(project: Path) -> Non
         width, height = Image.open(OUT / "tasks" / name / "examples.png").size
         assert (width, height) == (columns * 66 + 2, 8 * 66 + 2)
         lines = (OUT / "tasks" / name / "curves.csv").read_text().splitlines()
-        assert "images_seen" in lines[0].split(",") and len(lines) > 1
+        assert lines[0].split(",") == CURVES[name] and len(lines) > 1
     edges = read(OUT / "tasks" / "edges" / "result.json")
     assert edges["added"] == edges["free"] + edges["mix"] < edges["full"]
     grey = read(OUT / "tasks" / "grey" / "result.json")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.harness import STAGES, TASK, Fault, Warm, compile_shim, outputs, words, write_project
+from faults.harness import LIST, STAGES, STUDY, TASK, Fault, Warm, compile_shim, outputs, words, write_project
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,19 @@ def baseline(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Baseline:
         found.outputs[stage] = outputs(after, stage)
         found.operations[stage] = end.operations
         found.seconds[stage] = end.seconds
+    return found
+
+
+@pytest.fixture(scope="session")
+def long_runs(warm: Warm, baseline: Baseline, tmp_path_factory: pytest.TempPathFactory) -> Baseline:
+    """A study and a list of tasks, run undisturbed."""
+    root, first = tmp_path_factory.mktemp("long"), baseline.before[STAGES[0]]
+    found = Baseline({STUDY: first, LIST: first}, {}, {}, {})
+    for command in (STUDY, LIST):
+        after = found.copy(command, root / command)
+        end = warm.run(after, *words(command))
+        assert end.code == 0, end.output
+        assert not [path for path in (after / command / "states").rglob("*") if path.is_file()]
+        found.outputs[command] = outputs(after, command)
+        found.seconds[command] = end.seconds
     return found

@@ -12,8 +12,9 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,12 +26,20 @@ from graftgan.contract import Result, digest_path
 
 TESTS = Path(__file__).parents[1]
 STAGES = ("prepare", "rank", "finetune", "evaluate", "report", "register")
-TASK = "task"
+TASK, STUDY, LIST = "task", "study", "list"
 COLOURS = "torchscript:colours.pt?px=16"
 ADD_TASK = (
     "tasks", "add", "grey", "--data", "task.yaml", "--train", "recipe.yaml", "--scores", "scores.yaml",
     "--generator", "resnet_6", "--ngf", "2", "--device", "cpu",
 )  # fmt: skip
+DO_STUDY = (
+    "study", "transfer", "--targets", "images.zip", "--sources", "tiny", "--arms", "g_only",
+    "--arms", "scratch", "--out", "study",
+)  # fmt: skip
+LEARN_LIST = ("lifelong", "run", "--params", "list.yaml", "--out", "list")
+NIGHTS = 8
+SHARE = "FAULTS_SHARE"
+Item = TypeVar("Item")
 WATCH, KILL, TORN, FAIL, FAIL_ON = range(5)
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
 PARAMS: dict[str, Any] = {
@@ -51,12 +60,25 @@ PARAMS: dict[str, Any] = {
     # A state is saved after every step.
     "runtime": {"device": "cpu", "threads": 1, "workers": 1, "save_every_s": 1e-9},
 }
+GREY = {"target": "images.zip", "make": "grey", "resolution": 16}
+RECIPE = {
+    "budget": {"kimg": 0.016}, "batch": 2, "ndf": 4, "precision": "fp32", "evaluate_every_kimg": 0.004,
+}  # fmt: skip
 TASK_FILES: dict[str, dict[str, Any]] = {
-    "task.yaml": {"target": "images.zip", "make": "grey", "resolution": 16},
-    "recipe.yaml": {
-        "budget": {"kimg": 0.016}, "batch": 2, "ndf": 4, "precision": "fp32", "evaluate_every_kimg": 0.004,
-    },
+    "task.yaml": GREY,
+    "recipe.yaml": RECIPE,
     "scores.yaml": {"extractor": COLOURS, "validation_extractor": COLOURS},
+    "list.yaml": {
+        "tasks": {
+            "grey": {"data": GREY},
+            "edges": {"data": {**GREY, "make": "edges"}, "init": "warm:grey"},
+        },
+        "bank": {"generator": "resnet_6", "ngf": 2, "share": 0.5},
+        "train": RECIPE,
+        "scores": {"extractor": COLOURS, "validation_extractor": COLOURS},
+        "track": {"mode": "off"},
+        "runtime": {"device": "cpu", "threads": 1, "save_every_s": 1e-9},
+    },
 }  # fmt: skip
 
 
@@ -185,7 +207,7 @@ def write_project(folder: Path, count: int = 48) -> None:
     entry = {"name": "tiny", "path": "tiny", "sha256": sha256, "resolution": 32, "licence": "CC0-1.0"}
     (folder / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
     for name, values in {"params.yaml": PARAMS, **TASK_FILES}.items():
-        (folder / name).write_text(yaml.safe_dump(values))
+        (folder / name).write_text(yaml.safe_dump(values, sort_keys=False))
     torch.jit.script(Colours()).save(str(folder / "colours.pt"))
 
 
@@ -201,27 +223,38 @@ def compile_shim(folder: Path) -> Path | None:
 
 
 def words(stage: str) -> tuple[str, ...]:
-    """Return the words of a stage's command; `TASK` adds a task to a bank."""
-    return ADD_TASK if stage == TASK else (stage,)
+    """Return the words of a stage's command, or of a command that is none.
+
+    `TASK` adds a task to a bank, `STUDY` is a study of transfer, `LIST` learns a list of tasks.
+    """
+    return {TASK: ADD_TASK, STUDY: DO_STUDY, LIST: LEARN_LIST}.get(stage, (stage,))
 
 
 def place_of(place: Path, stage: str) -> Path:
     """Return the folder that a stage writes to."""
-    return place / "bank" if stage == TASK else place / "out" / stage
+    return place / {TASK: "bank", STUDY: "study", LIST: "list"}.get(stage, f"out/{stage}")
 
 
 def outputs(place: Path, stage: str) -> dict[str, str]:
     """Return the digest of everything that a stage left, but for volatile facts and what is hidden."""
     folder = place_of(place, stage)
     facts = ("run.json", "data_docs")
+    if stage in (STUDY, LIST):
+        # Many stages and units, each whole by itself: file by file, without the states of unfinished units.
+        files = ((path, path.relative_to(folder).parts) for path in folder.rglob("*") if path.is_file())
+        return {
+            "/".join(parts): digest_path(path)
+            for path, parts in files
+            if not {*parts} & {*facts, "states"} and not any(part.startswith(".") for part in parts)
+        }
     found = folder.iterdir() if folder.exists() else ()
     names = [p for p in found if p.name not in facts and not p.name.startswith(".")]
     return {p.name: digest_path(p) for p in names}
 
 
 def left_over(place: Path) -> list[str]:
-    """Return the temporary places of unfinished writing below `out` and `bank`."""
-    found = [p for name in ("out", "bank") for p in (place / name).rglob(".*")]
+    """Return the temporary places of unfinished writing below the folders of outputs."""
+    found = [p for name in ("out", "bank", "study", "list") for p in (place / name).rglob(".*")]
     return [str(p.relative_to(place)) for p in found if p.name != ".lock"]
 
 
@@ -238,7 +271,7 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
         bank = Bank(place / "bank") if (place / "bank" / "manifest.json").exists() else None
         return [] if bank is None else [str(finding) for finding in bank.inspect()]
     found = outputs(place, stage)
-    wrong = [name for name, digest in found.items() if digest != wanted[name]]
+    wrong = [name for name, digest in found.items() if digest != wanted.get(name)]
     if "result.json" in found:
         result = Result.read(place / "out" / stage / "result.json")
         folder = place / "out" / stage
@@ -250,3 +283,23 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
 def spread(total: int, count: int) -> Sequence[int]:
     """Return `count` numbers from 1 to `total`, evenly spread, the first and the last among them."""
     return sorted({int(n) for n in np.linspace(1, total, min(count, total)).round()})
+
+
+def share_of(items: Sequence[Item], text: str | None = None) -> list[Item]:
+    """Return the part of a sweep that is done now: every n-th of its faults.
+
+    Args:
+        items: All faults.
+        text: `all`, or `2/8` for the second of eight parts; by default `FAULTS_SHARE`, and without it another
+            of `NIGHTS` parts each day.
+
+    Raises:
+        ValueError: The text is neither.
+    """
+    text = text or os.environ.get(SHARE) or f"{date.today().toordinal() % NIGHTS + 1}/{NIGHTS}"
+    if text == "all":
+        return list(items)
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"{SHARE}={text!r} is neither 'all' nor a part such as '2/{NIGHTS}'")
+    return list(items[int(part) - 1 :: int(parts)])

@@ -11,7 +11,9 @@ import pytest
 from faults.conftest import Baseline
 from faults.harness import (
     KILL,
+    LIST,
     STAGES,
+    STUDY,
     TASK,
     TORN,
     Fault,
@@ -19,6 +21,7 @@ from faults.harness import (
     left_over,
     outputs,
     promises_kept,
+    share_of,
     words,
 )
 
@@ -73,21 +76,22 @@ def test_a_kill_at_every_file_operation_leaves_nothing_half_written(
     operations = baseline.operations[stage]
     faults = [Fault(KILL, at) for at in range(1, len(operations) + 1)]
     faults += [Fault(TORN, at) for at in numbers(operations, "write")]
-    for fault in faults:
+    done = share_of(faults)
+    for fault in done:
         place = tmp_path / f"{fault.mode}-{fault.at}"
         check_killed(armed, baseline, stage, fault, place)
         # A thousand of them would fill the disk.
         shutil.rmtree(place)
-    print(f"{stage}: killed {len(faults)} times")
+    print(f"{stage}: killed at {len(done)} of {len(faults)} places")
 
 
-@pytest.mark.parametrize("stage", LONG)
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(0)])])
-def test_kills_at_random_moments_change_no_byte(
-    warm: Warm, baseline: Baseline, stage: str, kills: int, tmp_path: Path
-) -> None:
+FIFTY = pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(0)])
+
+
+def check_random_kills(warm: Warm, baseline: Baseline, stage: str, kills: int, folder: Path) -> None:
+    """Kill a command at random moments, start it again each time, and compare what it ends with."""
     rng = random.Random(kills)
-    place, number, told = baseline.copy(stage, tmp_path / "0"), 0, []
+    place, number, wanted, told = baseline.copy(stage, folder / "0"), 0, kills, []
     while kills:
         after_s = rng.uniform(0.05, 1) * baseline.seconds[stage]
         end = warm.run(place, *words(stage), signal_after_s=after_s)
@@ -99,9 +103,27 @@ def test_kills_at_random_moments_change_no_byte(
             # It was quicker than the signal: the next kills are for a run of their own.
             assert end.code == 0 or (stage == TASK and "has a task 'grey'" in end.output), told
             assert outputs(place, stage) == baseline.outputs[stage], told
+            shutil.rmtree(place)
             number += 1
-            place = baseline.copy(stage, tmp_path / str(number))
+            place = baseline.copy(stage, folder / str(number))
     goes_on(warm, baseline, stage, place, "\n".join(told))
+    print(f"{stage}: killed {wanted} times at random moments, in {number + 1} runs")
+
+
+@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("kills", [3, FIFTY])
+def test_kills_at_random_moments_change_no_byte(
+    warm: Warm, baseline: Baseline, stage: str, kills: int, tmp_path: Path
+) -> None:
+    check_random_kills(warm, baseline, stage, kills, tmp_path)
+
+
+@pytest.mark.parametrize("command", [STUDY, LIST])
+@pytest.mark.parametrize("kills", [2, FIFTY])
+def test_kills_at_random_moments_of_a_study_and_of_a_list_of_tasks_change_no_byte(
+    warm: Warm, long_runs: Baseline, command: str, kills: int, tmp_path: Path
+) -> None:
+    check_random_kills(warm, long_runs, command, kills, tmp_path)
 
 
 @pytest.mark.parametrize("stage", [*LONG, *(pytest.param(s, marks=pytest.mark.nightly) for s in STAGES)])

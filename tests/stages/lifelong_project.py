@@ -38,7 +38,7 @@ def description(**sections: Any) -> dict[str, Any]:
     extractor = "torchscript:colours.pt?px=16"
     tasks = {
         "grey": {"data": task_data(make="grey")},
-        "edges": {"data": task_data(make="edges"), "init": "warm:grey"},
+        "edges": {"data": task_data(make="edges", background="#204060"), "init": "warm:grey"},
         "swap": {"data": task_data(kind="unpaired", input="others"), "train": {"lr": 0.001}},
     }
     return {

@@ -30,6 +30,7 @@ from graftgan.params import load
 from graftgan.stages.specs import stage
 from stages.models import tiny_spec, write_models
 from stages.test_finetune import write_set
+from stages.test_rank import watch_tiles
 
 SAMPLES = 24
 SPLITS = {"train": 30, "validation": 10, "test": 24}
@@ -196,6 +197,42 @@ def test_a_second_evaluation_measures_nothing_again(desk: Desk, counted: list[in
     assert not counted
     desk.run(evaluate__seed=1)
     assert sum(counted) == SAMPLES
+
+
+def test_every_search_keeps_to_the_memory_of_the_setting_and_scores_do_not_depend_on_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.run()
+    before = desk.record()
+    seen = watch_tiles(monkeypatch)
+    desk.run(runtime__memory_mib=1.5)
+    assert not seen, "the memory is no reason to score again"
+    desk.run(runtime__memory_mib=1.5, evaluate__seed=1)
+    assert seen == {1.5}
+    desk.run(runtime__memory_mib=1.5)
+    assert desk.record() == before
+
+
+def test_a_killed_evaluation_goes_on_at_its_run(
+    desk: Desk, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add("worst", 2, "far")
+    call, wanted = BatchedExtractor.__call__, 2 * SAMPLES + 24 + 30 + 30
+
+    def killed(extractor: BatchedExtractor, images: Any) -> Any:
+        if sum(counted) + len(images) > wanted - SAMPLES:
+            raise KeyboardInterrupt
+        return call(extractor, images)
+
+    monkeypatch.setattr(BatchedExtractor, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        desk.run()
+    before = sum(counted)
+    assert before >= SAMPLES and not desk.scores.exists()
+    monkeypatch.setattr(BatchedExtractor, "__call__", call)
+    desk.run()
+    # What was whole is not measured again: at most the run that was cut short.
+    assert sum(counted) == wanted
 
 
 def change_one_pixel(desk: Desk) -> None:

@@ -26,7 +26,7 @@ import graftgan
 from graftgan.checkpoints.catalogue import SCRATCH
 from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, save_gan
 from graftgan.config import Params
-from graftgan.context import Context
+from graftgan.context import Context, NullTracker
 from graftgan.contract import Result, digest_file, digest_path, read_json, write_json
 from graftgan.data.dataset import SPLITS, content_digest, write_manifest
 from graftgan.data.slots import PixelWriter
@@ -304,6 +304,40 @@ def test_processes_of_their_own_give_the_same_bytes(
     assert ran
     for run in ("chosen", "scratch"):
         assert digest_path(workshop.models / run) == digest_path(base[0].models / run)
+
+
+def test_a_profile_changes_no_byte_and_lies_beside(
+    base: tuple[Workshop, Result], workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = workshop.root / "profile"
+    caplog.set_level(logging.INFO, "graftgan")
+    _, ran = workshop.run(finetune__controls="[scratch]", runtime__profile=folder)
+    assert ran
+    for run in ("chosen", "scratch"):
+        assert digest_path(workshop.models / run) == digest_path(base[0].models / run)
+        told = read_json(folder / f"{run}.json")
+        assert told["steps"] == 25
+        # R1 comes every four steps, so the second one is the fourth's; on either side of it one more.
+        assert told["traced_steps"] == 3
+        phases = {row["phase"]: row for row in told["phases"]}
+        assert {"data", "R1", "evaluation", "saving"} <= phases.keys()
+        assert told["precision"] == "fp32"
+        assert (folder / f"{run}.md").is_file() and (folder / f"{run}.trace.json").is_file()
+        assert f"{run}: getting images takes {told['data_share']:.2%} of a step" in caplog.text
+
+
+def test_the_run_tells_the_tracker_how_it_computed(workshop: Workshop) -> None:
+    tags: dict[str, str] = {}
+
+    class Tags(NullTracker):
+        def set_tags(self, values: Any) -> None:
+            tags.update(values)
+
+    job = workshop.job(**quick())
+    run_job(job, lambda state: Context(state, workshop.root / "cache", tracker=Tags()))
+    assert tags["graftgan.precision"] == "fp32"
+    assert tags["graftgan.compile"] == tags["graftgan.cuda_graphs"] == "no"
+    assert (tags["graftgan.device"], tags["graftgan.adam"]) == ("cpu", "fused")
 
 
 def interim_states(home: Path) -> list[Path]:

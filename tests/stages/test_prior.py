@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import subprocess
 import sys
@@ -20,8 +21,10 @@ from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
 from graftgan.checkpoints.convert import describe, export_checkpoint, read_checkpoint
 from graftgan.checkpoints.store import WEIGHTS, load_gan, read_tensors
 from graftgan.config import Finetune
+from graftgan.context import Context, StopSignal
 from graftgan.contract import Result, digest_file, digest_path, read_json
-from graftgan.errors import ConfigError
+from graftgan.engine import run_job
+from graftgan.errors import ConfigError, Interrupted
 from graftgan.gans.base import sample
 from graftgan.gans.prior import Mixture
 from graftgan.metrics.features import make_extractor
@@ -172,6 +175,36 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     monkeypatch.setattr(finetune.Trainer, "step", step)
     workshop.run(resume="must", **MOVING, finetune__controls="[]")
     assert digest_path(workshop.models / "chosen") == digest_path(moved[0].models / "chosen")
+
+
+def test_a_run_stopped_in_its_inversion_goes_on_there_to_the_same_bytes(
+    moved: tuple[Workshop, Result], workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from graftgan.transfer.inversion import RowAdam
+
+    steps, at, stop = [0], 4, StopSignal()
+
+    def context(state: Path) -> Context:
+        return Context(state, workshop.root / "cache", logging.getLogger("graftgan"), stop=stop)
+
+    def counted(adam: RowAdam, *rest: Any) -> None:
+        step(adam, *rest)
+        steps[-1] += 1
+        if steps == [at]:
+            stop.requested = True
+
+    step = RowAdam.step
+    monkeypatch.setattr(RowAdam, "step", counted)
+    changes = {**MOVING, "finetune__controls": "[scratch]"}
+    with pytest.raises(Interrupted, match="inversion stopped at"):
+        run_job(workshop.job(**changes), context)
+    steps.append(0)
+    workshop.run(resume="must", **changes)
+    # Three epochs of three batches.
+    assert steps == [at, 9 - at]
+    for run in ("chosen", "scratch"):
+        assert digest_path(workshop.models / run) == digest_path(moved[0].models / run)
+    assert not list((workshop.root / "home").glob("state/finetune-*"))
 
 
 def test_other_training_settings_find_the_inversion_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import ConfigError, DataError, GraftganError
 from graftgan.gans.base import build, sample
 from graftgan.gans.dcgan import DCGANSpec
+from graftgan.metrics import neighbours
 from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.features.base import BatchedExtractor
@@ -132,6 +134,19 @@ class Counted:
         patch.setattr(rank, "sample", counted_sample)
 
 
+def watch_tiles(patch: pytest.MonkeyPatch) -> set[float]:
+    """Collect the memory that every search for neighbours is given, in MiB."""
+    seen: set[float] = set()
+    shape = neighbours._tile_shape
+
+    def watched(memory_mib: float) -> tuple[int, int]:
+        seen.add(memory_mib)
+        return shape(memory_mib)
+
+    patch.setattr(neighbours, "_tile_shape", watched)
+    return seen
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     yield Counted(monkeypatch)
@@ -147,6 +162,31 @@ def test_a_second_target_samples_no_source_again(shelf: Shelf, counted: Counted)
     shelf.run("other")
     assert SAMPLES not in counted.asked
     assert counted.features - first == 40 + 10
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_killed_ranking_goes_on_at_its_source(
+    shelf: Shelf, counted: Counted, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    watched = rank.sample
+
+    def killed(generator: Any, n: int, *rest: Any) -> Any:
+        if n == SAMPLES and counted.asked.count(SAMPLES) == done:
+            raise KeyboardInterrupt
+        return watched(generator, n, *rest)
+
+    monkeypatch.setattr(rank, "sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        shelf.run()
+    assert not shelf.ranking.exists()
+    assert counted.features == 34 + done * SAMPLES
+    monkeypatch.setattr(rank, "sample", watched)
+    result, _ = shelf.run()
+    assert counted.features == 34 + 3 * SAMPLES
+    for folder in ("out/rank", "cache"):
+        shutil.rmtree(shelf.root / folder)
+    whole, _ = shelf.run()
+    assert result.outputs == whole.outputs
 
 
 @pytest.mark.parametrize(
@@ -178,6 +218,16 @@ def test_another_network_in_the_same_file_is_noticed(shelf: Shelf) -> None:
     after, ran = shelf.run()
     assert ran
     assert after.outputs["ranking"].digest != before.outputs["ranking"].digest
+
+
+def test_every_search_keeps_to_the_memory_of_the_setting_and_scores_do_not_depend_on_it(
+    ranked: tuple[Shelf, Result], shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_tiles(monkeypatch)
+    shelf.run(runtime__memory_mib=1.5)
+    assert seen == {1.5}
+    measures = [{key: row[key] for key in rank.SCORES} for row in shelf.record()["rows"]]
+    assert measures == [{key: row[key] for key in rank.SCORES} for row in ranked[0].record()["rows"]]
 
 
 def test_scores_are_those_of_the_metrics_on_the_same_features(ranked: tuple[Shelf, Result]) -> None:

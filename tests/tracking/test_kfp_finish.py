@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from graftgan.cli import cli
 from graftgan.contract import canonical_json
 from graftgan.errors import ConfigError
 from graftgan.identity import resolve_identity
@@ -98,6 +100,16 @@ def test_the_handler_writes_a_card_and_its_output(config: dict[str, Any], tmp_pa
     assert text.startswith("# Run failed\n") and "Error: task \\`rank\\`" in text
     written = json.loads((tmp_path / "deep" / "executor_output.json").read_text())
     assert written["artifacts"]["summary"]["artifacts"][0]["uri"] == str(tmp_path / "summary")
+
+
+def test_a_run_that_learns_a_list_of_tasks_is_closed_too(config: dict[str, Any], tmp_path: Path) -> None:
+    listed = {"tasks": {"a": {"data": {"make": "grey", "target": "x"}}}, **config}
+    words = ["task", "finish-lifelong", "--kfp-executor-input", handler_input(tmp_path, listed, FAILED)]
+    assert CliRunner().invoke(cli, words).exception is None
+    text = (tmp_path / "summary").read_text()
+    assert text.startswith("# Run failed") and "task \\`rank\\`" in text
+    wrong = ["task", "finish", *words[2:]]
+    assert isinstance(CliRunner().invoke(cli, wrong).exception, ConfigError)
 
 
 def test_the_status_is_read_in_both_spellings_and_as_text() -> None:

@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from graftgan.bank.layers import LayerShape, free_widths
 from graftgan.contract import canonical_json, digest_text, write_json
@@ -22,6 +30,7 @@ LayerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$", m
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 TaskId = Annotated[str, Field(pattern=r"^[0-9]{4}-[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Count = Annotated[int, Field(ge=0)]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 class Strict(BaseModel):
@@ -84,6 +93,7 @@ class Task(Strict):
         init: `random`, or `warm:` and the task that it started from.
         outputs: What it made of the fixed inputs when it was finished.
         scores: Held-out scores, by name.
+        background: Colour behind the transparent pixels of its images; None is not told, and white.
     """
 
     id: TaskId
@@ -98,6 +108,13 @@ class Task(Strict):
     init: str
     outputs: Outputs
     scores: dict[str, float] = {}
+    background: Colour | None = None
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not told, as the manifests of banks without backgrounds do."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "background" or value is not None}
 
     @property
     def file(self) -> str:
@@ -125,7 +142,7 @@ class Manifest(Strict):
     share: float | list[float] | dict[str, float] = Field(alias="lambda")
     lambda_last: float
     order: Literal["u_first"] = "u_first"
-    layers: tuple[Layer, ...]
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
     tasks: tuple[Task, ...] = ()
 
     @model_validator(mode="after")

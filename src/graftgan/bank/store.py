@@ -163,8 +163,8 @@ class Bank:
             name: Name of the new task.
             own: Layer -> the rows that it adds [n_u, d]; all filters [co, d] for the first task.
             tensors: What its own file holds.
-            facts: The other fields of :class:`Task`: `data_fingerprint`, `config_hash`, `init`, `outputs`
-                and `scores`.
+            facts: The other fields of :class:`Task`: `data_fingerprint`, `config_hash`, `init`, `outputs`,
+                `scores` and `background`.
 
         Raises:
             ConfigError: The name is taken or no name, or a tensor has a wrong type, shape or value.

@@ -103,6 +103,7 @@ def finish(
     data_fingerprint: str = "",
     config_hash: str = "",
     scores: Mapping[str, float] | None = None,
+    background: str | None = None,
 ) -> Task:
     """Add a trained task to the bank.
 
@@ -114,6 +115,7 @@ def finish(
         data_fingerprint: Digest of the images that the task learnt from.
         config_hash: Digest of the settings of the training.
         scores: Held-out scores, by name.
+        background: Colour behind transparent pixels of the task's images, `#rrggbb`; None is white.
 
     Raises:
         ConfigError: The bank has changed since the task was begun, or the network is another one.
@@ -137,6 +139,7 @@ def finish(
             "init": begun.init,
             "outputs": outputs,
             "scores": {key: float(value) for key, value in (scores or {}).items()},
+            "background": background,
         }
         return bank.append(begun.name, own_filters(network), tensors, facts)
 

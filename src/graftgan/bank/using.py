@@ -21,7 +21,7 @@ from graftgan.errors import CheckpointError, ConfigError, DataError, MissingInpu
 from graftgan.gans.base import to_uint8
 
 FORMATS = ("cyclegan", "onnx")
-BACKGROUND = "#ffffff"
+WHITE = "#ffffff"
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 200_000_000
 
@@ -48,11 +48,12 @@ def translate_files(
         raise ConfigError(
             "two of the images have one name without suffix", "translate them one after another"
         )
-    side = size_px or bank.task(name).outputs.size_px
+    task = bank.task(name)
+    side = size_px or task.outputs.size_px
     _check_side(bank, side)
     network = load_task(bank, name)
     options = DecodeOptions(
-        side, bank.spec.in_channels, "crop", "lanczos", BACKGROUND, MAX_PIXELS, MAX_FILE_BYTES
+        side, bank.spec.in_channels, "crop", "lanczos", task.background or WHITE, MAX_PIXELS, MAX_FILE_BYTES
     )
     written = []
     for image in images:

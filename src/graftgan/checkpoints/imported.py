@@ -66,5 +66,14 @@ def refuse(path: Path, why: str, keys: object = ()) -> CheckpointError:
     found = [str(key) for key in keys] if isinstance(keys, (list, tuple, dict, set)) else []
     listing = f"; it holds {', '.join(found[:20])}{' and more' if len(found) > 20 else ''}" if found else ""
     return CheckpointError(
-        f"{path}: {why}{listing}", "use a file of a format that `graftgan source inspect --help` lists"
+        f"{path}: {_printable(why + listing)}",
+        "use a file of a format that `graftgan source inspect --help` lists",
+    )
+
+
+def _printable(text: str) -> str:
+    """Escape control characters: names come from strangers, and the message goes to a terminal."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for sign in text
     )

@@ -13,6 +13,7 @@ import io
 import mmap
 import pickle
 import pickletools
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +80,20 @@ class Allowed:
     lent: bool = False
 
 
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel = 3
 Table = Mapping[tuple[str, str], Allowed]
 PersistentLoad = Callable[[object], object]
 
 
 def shown(value: object) -> str:
-    """Return a stream's text for a message: control characters escaped, long ones cut."""
-    text = str(value).encode("unicode_escape", "replace").decode("ascii")
+    """Return a stream's value for a message: control characters escaped, long ones cut.
+
+    Of collections only the beginning is looked at: one that holds itself twice, at sixty levels, is short in
+    the file and would be endless in words.
+    """
+    plain = str(value) if isinstance(value, (str, BaseException)) else _BRIEF.repr(value)
+    text = plain.encode("unicode_escape", "replace").decode("ascii")
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 

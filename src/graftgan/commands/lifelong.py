@@ -154,9 +154,12 @@ def run_as_task(kind: str, executor_input: str) -> None:
         call = kfp_io.read(executor_input, known=kfp_io.LIFELONG_KNOBS)
         params = loads_lifelong(call.config_json, call.assignments)
         (spec,) = specs_of(params.tasks, kind, call.item)
+        job = Job(spec, params, call.inputs, call.outputs)
+        if call.pins:
+            call.check_pins(job.external_digests())
         try:
-            result, ran = run_stage(Job(spec, params, call.inputs, call.outputs), stop)
+            result, ran = run_stage(job, stop)
         finally:
             finish_tracking()
-        kfp_io.write(call, result)
+        kfp_io.write(call, result, spec)
     summarise(spec, result, ran)

@@ -239,7 +239,7 @@ def tasks_report(folder: Path, results: Path | None, out: Path, title: str) -> N
 )
 @click.option("--size-px", default=0, type=click.IntRange(0), help="Side of the images; 0: the task's own.")
 def tasks_run(name: str, images: tuple[Path, ...], folder: Path, out: Path, size_px: int) -> None:
-    """Translate IMAGES by the task NAME."""
+    """Translate IMAGES by the task NAME, over the background that the task was learnt with."""
     from graftgan.bank.using import translate_files
 
     for path in translate_files(open_bank(folder), name, images, out, size_px):

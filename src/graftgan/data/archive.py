@@ -161,6 +161,8 @@ class ZipSource:
 def _fault(member: zipfile.ZipInfo) -> str:
     raw = member.orig_filename.replace("\\", "/")
     kind = stat.S_IFMT(member.external_attr >> 16)
+    if not member.filename:
+        return "has no name"
     if "\0" in raw:
         return "has a zero byte in its name"
     if raw.startswith("/") or re.match(r"[A-Za-z]:", raw):

@@ -66,6 +66,8 @@ class ImageSet:
         """
         remedy = "run `graftgan prepare`"
         facts = read_json(folder / FACTS_FILE)
+        if not isinstance(facts, dict):
+            raise MissingInput(f"{folder / FACTS_FILE} is not a JSON object", remedy)
         try:
             pixels = np.load(folder / IMAGES_FILE, mmap_mode="r", allow_pickle=False)
             manifest = pq.read_table(folder / MANIFEST_FILE).to_pandas()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from graftgan.data.sources import RawImage, first_lines, refuse_bomb, refuse_cro
 from graftgan.errors import DataError
 
 BATCH_ROWS = 64
+# What pyarrow raises for damaged files, text that is not UTF-8 included.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, RuntimeError, TypeError, LookupError)
 LICENCE_KEYS = (b"licence", b"license")
 REMEDY = "give a parquet file with a column 'image' of encoded images; 'name', 'group', 'label' are optional"
 
@@ -39,7 +42,7 @@ class ParquetSource:
         self._path = path
         self._limit = max_file_bytes
         self.warnings: list[str] = []
-        with self._open() as file:
+        with self._open() as file, self._readable("the table"):
             schema = file.schema_arrow
             self._check_schema(schema)
             self._check_size(file.metadata)
@@ -55,20 +58,29 @@ class ParquetSource:
         """Yield the images by row."""
         row = 0
         with self._open() as file:
-            try:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=self._columns):
-                    for record in batch.to_pylist():
-                        yield self._raw(row, record)
-                        row += 1
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(
-                    f"{self._path}: row {row} or later is damaged: {error}", "make the file again"
-                ) from None
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=self._columns)
+            while True:
+                with self._readable(f"row {row} or later"):
+                    batch = next(batches, None)
+                    records = None if batch is None else batch.to_pylist()
+                if records is None:
+                    return
+                for record in records:
+                    yield self._raw(row, record)
+                    row += 1
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UNREADABLE as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{self._path}: {what} is damaged: {why}", "make the file again") from None
 
     def _open(self) -> Any:
         try:
             return pq.ParquetFile(self._path)
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise DataError(
                 f"{self._path} is not a readable parquet file: {error}", "make the file again"
             ) from None
@@ -88,11 +100,11 @@ class ParquetSource:
 
     def _check_size(self, metadata: Any) -> None:
         refuse_crowd(self._path, metadata.num_rows)
+        size = self._path.stat().st_size
         for group in range(metadata.num_row_groups):
-            for index in range(metadata.num_columns):
-                column = metadata.row_group(group).column(index)
-                what = f"column {column.path_in_schema!r}"
-                refuse_bomb(self._path, what, column.total_compressed_size, column.total_uncompressed_size)
+            # Not column by column: for a damaged one pyarrow ends the whole process.
+            unpacked = metadata.row_group(group).total_byte_size
+            refuse_bomb(self._path, f"row group {group}", size, unpacked)
 
     def _check_names(self, file: Any) -> None:
         if "name" not in self._columns:

@@ -15,6 +15,7 @@ from graftgan.metrics.frechet import frechet_from_moments, moments
 from graftgan.metrics.intervals import as_features, as_pair
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
+from graftgan.metrics.neighbours import MEMORY_MIB
 
 LEAST_HALF = 10
 
@@ -40,6 +41,7 @@ def real_floor(
     n: int | None = None,
     k_precision_recall: int = 3,
     k_density_coverage: int = 5,
+    memory_mib: float = MEMORY_MIB,
 ) -> Floor | None:
     """Scores of disjoint halves of the reals, both of the same size.
 
@@ -50,6 +52,7 @@ def real_floor(
         n: images a side, at most half of the reals; half of them by default.
         k_precision_recall: neighbour of precision and recall.
         k_density_coverage: neighbour of density and coverage.
+        memory_mib: bound on the working memory of neighbour searches.
 
     Returns:
         The floor, or None with fewer than 10 images a side.
@@ -65,8 +68,9 @@ def real_floor(
     for first, second in _halves(len(y), size, splits, seed):
         a, b = y[first], y[second]
         manifold = manifold_scores(
-            a, b, k_precision_recall=k_precision_recall, k_density_coverage=k_density_coverage
-        )
+            a, b, k_precision_recall=k_precision_recall, k_density_coverage=k_density_coverage,
+            memory_mib=memory_mib,
+        )  # fmt: skip
         rows.append(
             {
                 "fd": frechet_from_moments(moments(a), moments(b)),

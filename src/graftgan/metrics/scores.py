@@ -16,6 +16,7 @@ from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
+from graftgan.metrics.neighbours import MEMORY_MIB
 
 OFFICIAL_EXTRACTOR = "inception"
 Matrix = NDArray[np.floating]
@@ -31,6 +32,7 @@ class ScoreSettings:
         confidence: level of the intervals.
         splits: real-versus-real splits averaged by the floor.
         seed: of those splits.
+        memory_mib: bound on the working memory of neighbour searches.
     """
 
     k_precision_recall: int = 3
@@ -38,6 +40,7 @@ class ScoreSettings:
     confidence: float = 0.95
     splits: int = 5
     seed: int = 0
+    memory_mib: float = MEMORY_MIB
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def evaluate_features(
         n=min(len(real_test) // 2, len(fake)),
         k_precision_recall=settings.k_precision_recall,
         k_density_coverage=settings.k_density_coverage,
+        memory_mib=settings.memory_mib,
     )
     context = _Context(len(fake), len(real_test), protocol, floor)
     frechet = frechet_estimate(fake, real_test, confidence=level)
@@ -170,6 +174,7 @@ def evaluate_features(
         k_precision_recall=settings.k_precision_recall,
         k_density_coverage=settings.k_density_coverage,
         confidence=level,
+        memory_mib=settings.memory_mib,
     )
     scores = [
         context.score("fd", frechet, "biased upwards at small n; compare at equal n"),
@@ -177,7 +182,7 @@ def evaluate_features(
         context.score("kid", kid(fake, real_test, confidence=level)),
         *(context.score(name, estimate) for name, estimate in vars(manifold).items()),
     ]
-    return scores + _copy_scores(context, (fake, train, real_test, train_mirrored), level)
+    return scores + _copy_scores(context, (fake, train, real_test, train_mirrored), settings)
 
 
 def _excess_score(context: _Context, excess: tuple[float, int] | None) -> Score:
@@ -188,13 +193,16 @@ def _excess_score(context: _Context, excess: tuple[float, int] | None) -> Score:
 
 
 def _copy_scores(
-    context: _Context, sets: tuple[Matrix, Matrix | None, Matrix, Matrix | None], level: float
+    context: _Context, sets: tuple[Matrix, Matrix | None, Matrix, Matrix | None], settings: ScoreSettings
 ) -> list[Score]:
     fake, train, held_out, mirrored = sets
     names, honest = ("copying", "close_share", "authenticity"), (0.5, CLOSE_QUANTILE, None)
     if train is None:
         return [context.score(name, None, "no training features were given") for name in names]
-    report = copy_report(fake, train, held_out, mirrored=mirrored, pairs=0, confidence=level)
+    report = copy_report(
+        fake, train, held_out,
+        mirrored=mirrored, pairs=0, confidence=settings.confidence, memory_mib=settings.memory_mib,
+    )  # fmt: skip
     notes = (report.reason or "1 is all copies", report.reason, "")
     estimates = (report.copying, report.close_share, report.authenticity)
     rows = zip(names, estimates, notes, honest, strict=True)

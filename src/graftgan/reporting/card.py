@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graftgan.reporting.markdown import code as code_span
+from graftgan.reporting.markdown import escape
 from graftgan.reporting.numbers import NONE, Interval, decimals_for, number, text
 
 INTENDED = (
@@ -40,40 +42,46 @@ def model_card(
         ("Use", _use(name, model)),
         ("Provenance", _provenance(model, dataset, scores, code)),
     )
-    lines = [f"# {name}: {dataset['source']} at {dataset['resolution']} px", "", _summary(model, dataset)]
+    lines = [
+        f"# {escape(name)}: {escape(dataset['source'])} at {dataset['resolution']} px",
+        "",
+        _summary(model, dataset),
+    ]
     for heading, body in sections:
         lines += ["", f"## {heading}", "", *body]
     return "\n".join(lines) + "\n"
 
 
 def _summary(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> str:
-    origin = f"adapted from `{model['source']}`" if model.get("source") else "trained from scratch"
-    family = model["spec"]["family"]
-    return f"A {family} generator of {dataset['resolution']} px images, {origin} on `{dataset['source']}`."
+    origin = f"adapted from {code_span(model['source'])}" if model.get("source") else "trained from scratch"
+    family, images = escape(model["spec"]["family"]), code_span(dataset["source"])
+    return f"A {family} generator of {dataset['resolution']} px images, {origin} on {images}."
 
 
 def _data(dataset: Mapping[str, Any]) -> list[str]:
     splits = ", ".join(f"{count} {split}" for split, count in sorted(dataset["splits"].items()) if count)
-    lines = [f"- {dataset['images']} images of {dataset['source']} ({splits})"]
+    lines = [f"- {dataset['images']} images of {escape(dataset['source'])} ({splits})"]
     if labels := dataset.get("labels"):
-        lines.append(f"- Classes: {', '.join(str(label) for label in labels)}")
+        lines.append(f"- Classes: {', '.join(map(escape, labels))}")
     for split, reason in sorted((dataset.get("missing") or {}).items()):
-        lines.append(f"- No {split} images: {reason}")
+        lines.append(f"- No {split} images: {escape(reason)}")
     return lines
 
 
 def _source(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
-    lines = [f"- Images: {dataset.get('licence') or 'licence not stated'}"]
+    lines = [f"- Images: {escape(dataset.get('licence') or 'licence not stated')}"]
     if not model.get("source"):
         return [*lines, "- No source checkpoint"]
-    title = model.get("source_title") or model["source"]
-    lines.append(f"- Source checkpoint {title}: {model.get('source_licence') or 'licence not stated'}")
+    title = escape(model.get("source_title") or model["source"])
+    lines.append(
+        f"- Source checkpoint {title}: {escape(model.get('source_licence') or 'licence not stated')}"
+    )
     return [*lines, "- Both licences bind whoever uses this model."]
 
 
 def _method(model: Mapping[str, Any]) -> list[str]:
     seen, total = number(model.get("images_seen")), number(model.get("images_total"))
-    lines = [f"- Transfer method `{model['method']}`, seed {model['seed']}"]
+    lines = [f"- Transfer method {code_span(model['method'])}, seed {model['seed']}"]
     if seen is not None and total is not None:
         lines.append(f"- {total / 1000:g} kimg of training; the checkpoint at {seen / 1000:g} kimg was kept")
     return lines
@@ -100,7 +108,7 @@ def _scores(run: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
     reference = scores.get("reference", "test")
     held = "held-out test images" if reference == "test" else f"{reference} images, which the model has seen"
     lines += ["", f"Measured against {scores['n_test']} {held}, with {scores['n_fake']} samples, protocol"]
-    return [*lines, f"`{scores['protocol']}`. {scores['verdict']}"]
+    return [*lines, f"{code_span(scores['protocol'])}. {escape(scores['verdict'])}"]
 
 
 def _limits(
@@ -117,9 +125,9 @@ def _limits(
         )
     else:
         reason = copy.get("reason") or "it was not measured"
-        lines.append(f"- Whether it copies training images is not known: {reason}")
+        lines.append(f"- Whether it copies training images is not known: {escape(reason)}")
     warnings = [*(model.get("warnings") or []), *(scores.get("warnings") or [])]
-    return lines + [f"- {warning}" for warning in dict.fromkeys(str(w) for w in warnings)]
+    return lines + [f"- {escape(warning)}" for warning in dict.fromkeys(str(w) for w in warnings)]
 
 
 def _use(name: str, model: Mapping[str, Any]) -> list[str]:
@@ -145,4 +153,4 @@ def _provenance(
         "Protocol of the scores": scores["protocol"],
         "Protocol of the checkpoint's choice": model.get("protocol") or "none",
     }
-    return [f"- {label}: `{value}`" for label, value in rows.items()]
+    return [f"- {label}: {code_span(value)}" for label, value in rows.items()]

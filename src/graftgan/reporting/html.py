@@ -8,6 +8,7 @@ could not run even if escaping failed.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -106,6 +107,7 @@ def render(facts: Facts, params: Params, code: str) -> str:
     )
 
 
+@functools.cache
 def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(HERE),

@@ -20,6 +20,12 @@ def escape(text: object) -> str:
     return SPECIAL.sub(lambda match: f"\\{match.group()}", html)
 
 
+def code(text: object) -> str:
+    """Return text as a Markdown code span on one line; backticks, which would end it, become quotes."""
+    line = " ".join(str(text).split()).replace("`", "'")
+    return f"`{line}`"
+
+
 def verdict_markdown(facts: Facts, title: str) -> str:
     """Return the verdict, the scores, the choice of the source and the warnings as Markdown.
 
@@ -36,7 +42,7 @@ def verdict_markdown(facts: Facts, title: str) -> str:
         f"Source: {escape(facts.ranking['choice'].get('why') or facts.ranking['choice'].get('name'))}",
         f"Copying: {escape(copy_verdict(facts.chosen).sentence)}",
         _list(f"Warning: {text}" for text in facts.warnings()),
-        f"Image set {escape(facts.dataset['source'])}, digest `{digest}`.",
+        f"Image set {escape(facts.dataset['source'])}, digest {code(digest)}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

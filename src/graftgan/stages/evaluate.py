@@ -228,7 +228,7 @@ def save_pairs(
     inputs: Mapping[str, Path], params: Params,
 ) -> None:  # fmt: skip
     """Draw the samples nearest to training images: sample, training image, nearest held-out image."""
-    report = copies(name, features, reference)
+    report = copies(name, features, reference, params)
     fakes = samples_of(inputs["models"] / name, params)
     train = data.images("train")
     rows = []
@@ -236,6 +236,7 @@ def save_pairs(
         original = train[pair.train][:, ::-1] if pair.mirrored else train[pair.train]
         rows += [fakes[pair.fake], original]
         if reference == "test":
-            index, _ = nearest(features[name][pair.fake : pair.fake + 1], features["test"])
+            fake = features[name][pair.fake : pair.fake + 1]
+            index, _ = nearest(fake, features["test"], params.runtime.memory_mib)
             rows.append(reference_images(data, "test", params)[index[0]])
     save_png(sheet(np.stack(rows), 3 if reference == "test" else 2, cell_px=96), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.device import pick_device
 from graftgan.metrics.cache import FeatureCache
-from graftgan.metrics.features import Extractor, make_extractor
+from graftgan.metrics.features import Extractor, make_extractor, require
 from graftgan.world import collected, dealt, from_first, is_first, joined_rows, world
 
 Images = NDArray[np.uint8]
@@ -25,10 +26,23 @@ BLOCK_IMAGES = 64
 
 
 def open_extractor(name: str, params: Params) -> Extractor:
-    """Return the extractor called `name`, on the device and with the weights that `runtime` names."""
+    """Return the extractor called `name`, on the device and with the weights that `runtime` names.
+
+    The last one is kept: a ranking asks for the same one for each source, whose features may be known, and to
+    open it means to read its file and to run a batch.
+    """
     given = params.runtime.inception_weights
     weights = Path(given) if given and name == "inception" else None
-    return make_extractor(name, weights=weights, device=str(pick_device(params.runtime.device)))
+    file = require(name, weights)
+    state = file.stat()
+    device = str(pick_device(params.runtime.device))
+    return _opened(name, weights, device, (str(file.absolute()), state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=1)
+def _opened(name: str, weights: Path | None, device: str, file: tuple[str, int, int]) -> Extractor:
+    """Open an extractor; `file` tells its file from what may lie there later."""
+    return make_extractor(name, weights=weights, device=device)
 
 
 def opaque(images: Images) -> Images:

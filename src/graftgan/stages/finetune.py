@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from graftgan.config import Finetune, Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, digest_text, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
-from graftgan.device import pick_device, precision_name
-from graftgan.errors import DataError
+from graftgan.device import pick_device, pick_dtype, precision_name
+from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Gan, Generator, sample
 from graftgan.gans.prior import split_prior
 from graftgan.metrics.features import Extractor
@@ -51,8 +52,10 @@ from graftgan.stages.together import check_workers
 from graftgan.training import memory
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
-from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement
-from graftgan.training.state import StateStore
+from graftgan.training.feed import switches
+from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement, total_images
+from graftgan.training.profile import Profile, profiling
+from graftgan.training.state import SAVED, StateStore
 from graftgan.training.stepper import Stepper
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
@@ -62,7 +65,7 @@ from graftgan.transfer.class_embedding import ClassTuner
 from graftgan.transfer.combinations import check_settings
 from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
-from graftgan.world import collected, from_first, joined_rows, take_from_first, world
+from graftgan.world import collected, from_first, is_first, joined_rows, take_from_first, world
 
 COLUMNS = (
     "images_seen", "loss_g", "loss_d", "r1", "path_length", "sign_real", "sign_fake", "ada_p",
@@ -142,6 +145,11 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     arms = [
         Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
     ]
+    if ctx.resume == "must" and not from_first(lambda: any(ctx.state.rglob(f"{SAVED}*"))):
+        raise MissingInput(f"finetune: no saved state in {ctx.state}", "use --resume auto")
+    precision = precision_name(pick_dtype(params.finetune.precision, pick_device(params.runtime.device)))
+    how = switches(pick_device(params.runtime.device), precision, params.runtime.compile)
+    ctx.tracker.set_tags({f"graftgan.{name}": value for name, value in how.items()})
     # Once, before the runs start, so that each finds the validation features in the cache.
     make_judge(data, params, ctx)
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
@@ -182,6 +190,9 @@ def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
 def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Train one arm, write its folder and return the content of its `model.json`."""
     settings = arm.params.finetune
+    if ctx.resume == "must" and not from_first(lambda: any((ctx.state / arm.run).rglob(f"{SAVED}*"))):
+        # The stage has a state; it stopped before the training of this arm began.
+        ctx = replace(ctx, resume="auto")
     device = pick_device(arm.params.runtime.device)
     data = ImageSet.open(arm.dataset)
     start = starting_point(arm.source, data, arm.params, ctx.cache)
@@ -214,7 +225,12 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         # Not among the results, for it is of this machine.
         ctx.log.warning("%s: %s", arm.run, text)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
-    history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
+    watch = profile_of(arm, trainer)
+    with profiling(watch):
+        history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
+    if watch is not None:
+        share = f"{watch.data_share:.2%}"
+        ctx.log.info("%s: getting images takes %s of a step; profile in %s", arm.run, share, watch.folder)
 
     def write() -> dict[str, Any]:
         added = chosen_method.finish(gan)
@@ -240,6 +256,20 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         return report
 
     return from_first(write)
+
+
+def profile_of(arm: Arm, trainer: Stepper) -> Profile | None:
+    """Return what times an arm, where it is asked for; of several workers the first is timed."""
+    folder = arm.params.runtime.profile
+    if folder is None or not is_first():
+        return None
+    settings, device = trainer.settings, trainer.device
+    lazy = [settings.r1_interval] if settings.r1_gamma else [1]
+    if settings.path_length_weight:
+        lazy.append(settings.path_length_interval)
+    steps = total_images(settings.budget, len(trainer.images), settings.batch) // settings.batch
+    facts = switches(device, precision_name(trainer.dtype), arm.params.runtime.compile)
+    return Profile(arm.run, Path(folder), device, math.lcm(*lazy), steps, facts)
 
 
 def make_stepper(

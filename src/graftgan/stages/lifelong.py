@@ -314,14 +314,15 @@ def _finish(
 ) -> Task:
     """Add the ways back, if there is one, and there; the last of them makes the task exist."""
     size_px, digest = images.data.resolution, images.digest
+    background = images.data.background
     recipe = digest_text(canonical_json(settings.train.model_dump(mode="json")))
     if back is not None and begun_back is not None:
         finish(
             back, begun_back, trainer.gan.back_ema,
-            size_px=size_px, data_fingerprint=digest, config_hash=recipe,
+            size_px=size_px, data_fingerprint=digest, config_hash=recipe, background=background,
         )  # fmt: skip
     return finish(
         bank, begun, trainer.gan.generator_ema,
-        size_px=size_px, data_fingerprint=digest, config_hash=recipe,
+        size_px=size_px, data_fingerprint=digest, config_hash=recipe, background=background,
         scores={name: estimate.value for name, estimate in scores.items()},
     )  # fmt: skip

@@ -56,6 +56,7 @@ def _learn(task: str, before: str) -> StageSpec:
         outputs=(LEARNT,),
         params=(f"tasks.{task}", "train", "scores"),
         external=(f"tasks.{task}.data.input", f"tasks.{task}.data.target"),
+        pictures=(f"{LEARNT.name}/{TASKS}/{task}/*.png",),
         module="lifelong_learn",
         item=task,
         group=GROUP,
@@ -82,6 +83,7 @@ def _closing(learn: str, evaluate: str) -> tuple[StageSpec, ...]:
         help="Prove that no task has changed, and put the bank in place.",
         inputs={"learnt": f"{learn}.learnt", "table": f"{evaluate}.scores"},
         outputs=VERIFIED,
+        pictures=(f"{TASKS}/*/*.png",),
         module="lifelong_verify",
         group=GROUP,
     )

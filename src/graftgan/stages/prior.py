@@ -25,11 +25,13 @@ from graftgan.gans.reclass import class_axes
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.start import Start
 from graftgan.training.prior import MovingPrior, Schedule
+from graftgan.training.state import StateStore
 from graftgan.transfer import method
-from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, invert, redraw
+from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, Saving, invert, redraw
 from graftgan.transfer.mixture import Fit, check_installed, component_count, fit_mixture
 
 REPORT, PAIRS = "inversion.json", "inversion.png"
+INVERSION = "inversion"
 SHOWN = 32
 MANY_IMAGES = 1000
 
@@ -176,17 +178,22 @@ def _inverted(
         "images": len(images), "inversion": settings.inversion.model_dump(), "seed": settings.seed,
         "changes": list(start.changes), "class": settings.target_class.model_dump(),
     }  # fmt: skip
-    file = ctx.cache / "inversions" / f"{digest_text(canonical_json(what))}.safetensors"
+    key = digest_text(canonical_json(what))
+    file = ctx.cache / "inversions" / f"{key}.safetensors"
     if file.is_file():
         return Inverted.of_tensors(read_tensors(file))
+    store = StateStore(ctx.state / INVERSION / key[:16], params.runtime.keep_states)
+    saving = Saving(title, store, ctx.stop, params.runtime.save_every_s, ctx.resume, ctx.log)
     task = ctx.progress.task(title, settings.inversion.epochs * len(images))
     try:
         found = invert(
-            start.gan.generator, images, labels, settings.inversion, settings.seed, names, task.advance
-        )
+            start.gan.generator, images, labels, settings.inversion, settings.seed, names, task.advance,
+            saving,
+        )  # fmt: skip
     finally:
         task.close()
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as temporary:
         save_tensors({name: t.contiguous().clone() for name, t in found.tensors().items()}, temporary)
+    store.clear()
     return found

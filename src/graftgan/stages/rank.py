@@ -163,10 +163,15 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
         candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
     )
     features = source_features(candidate, content, generator, extractor, ctx)
-    k = rank.neighbours
-    near = min(5, len(target) - 1)
+    manifold = manifold_scores(
+        features,
+        target,
+        k_precision_recall=rank.neighbours,
+        k_density_coverage=min(5, len(target) - 1),
+        memory_mib=candidate.params.runtime.memory_mib,
+    )
     estimates = {
-        **vars(manifold_scores(features, target, k_precision_recall=k, k_density_coverage=near)),
+        **vars(manifold),
         "kid": kid(features, target),
         "fd": frechet_estimate(features, target),
     }
@@ -223,7 +228,8 @@ def save_uncovered(
     """Write a sheet of the target images that the chosen candidate's samples do not cover."""
     generator, content = generator_of(candidate, ctx)
     features = source_features(candidate, content, generator, extractor, ctx)
-    inside = covered(target, features, k=candidate.params.rank.neighbours)
+    params = candidate.params
+    inside = covered(target, features, k=params.rank.neighbours, memory_mib=params.runtime.memory_mib)
     save_png(sheet(images[~inside][:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), path)
 
 

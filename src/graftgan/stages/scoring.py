@@ -29,6 +29,7 @@ def score(
         k_precision_recall=params.evaluate.recall_neighbours,
         k_density_coverage=params.evaluate.neighbours,
         confidence=params.evaluate.confidence,
+        memory_mib=params.runtime.memory_mib,
     )
     held_out = reference == "test"
     train = features["train"] if held_out else None
@@ -36,18 +37,19 @@ def score(
         features[name], features[reference], train, protocol,
         train_mirrored=features.get("mirrored") if held_out else None, settings=settings,
     )  # fmt: skip
-    report = copies(name, features, reference)
+    report = copies(name, features, reference, params)
     return {"scores": [s.to_dict() for s in scores], "copy": copy_summary(report, held_out)}
 
 
-def copies(name: str, features: Mapping[str, Features], reference: str) -> CopyReport:
+def copies(name: str, features: Mapping[str, Features], reference: str, params: Params) -> CopyReport:
     """Return the copy test of one run."""
     held_out = features["test"] if reference == "test" else None
     train, mirrored = features["train"], features.get("mirrored")
     if mirrored is not None:
         # As a reference, the training images may be fewer.
         mirrored = mirrored[: len(train)]
-    return copy_report(features[name], train, held_out, mirrored=mirrored, pairs=PAIRS)
+    memory_mib = params.runtime.memory_mib
+    return copy_report(features[name], train, held_out, mirrored=mirrored, pairs=PAIRS, memory_mib=memory_mib)
 
 
 def copy_summary(report: CopyReport, held_out: bool) -> dict[str, Any]:

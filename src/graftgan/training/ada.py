@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from graftgan.device import send
 from graftgan.training.warp import blit, resample
 from graftgan.world import own, shards
 
@@ -230,10 +231,10 @@ def _where(
     index = chosen.nonzero().squeeze(1)
     if index.numel() == 0:
         return images
-    arguments = arguments[index].to(device=images.device, dtype=images.dtype)
+    arguments = send(arguments[index].to(images.dtype), images.device)
     if index.numel() == len(images):
         return transform(images, arguments)
-    index = index.to(images.device)
+    index = send(index, images.device)
     return images.index_copy(0, index, transform(images.index_select(0, index), arguments))
 
 

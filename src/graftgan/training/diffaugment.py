@@ -10,6 +10,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
+from graftgan.device import send
 from graftgan.training.ada import check_images
 from graftgan.training.warp import gather_pixels
 from graftgan.world import own, shards
@@ -114,7 +115,7 @@ class DiffAugment:
         draws = own(draws, parts)
         with torch.autocast(images.device.type, enabled=False):
             wide = images if images.dtype == torch.float64 else images.float()
-            return self._apply(wide, draws.to(images.device)).to(images.dtype)
+            return self._apply(wide, send(draws, images.device)).to(images.dtype)
 
     def _apply(self, images: Tensor, draws: Tensor) -> Tensor:
         size = images.shape[-1]

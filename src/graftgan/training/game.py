@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graftgan.device import send
 from graftgan.gans.base import Discriminator, draw_latents
 from graftgan.gans.patch_heads import heads_of, listening
 from graftgan.gans.prior import Prior
@@ -86,7 +87,7 @@ class AnchoredGame(Game):
         anchors = self.heads.anchors
         chosen = torch.randint(len(anchors), (batch // 2,), generator=rng)
         noise = torch.randn(batch // 2, anchors.shape[1], generator=rng)
-        return anchors[chosen.to(anchors.device)] + self.noise * noise.to(anchors.device)
+        return anchors[send(chosen, anchors.device)] + self.noise * send(noise, anchors.device)
 
     @torch.no_grad()
     def settle(self, prior: Prior, seed: int) -> None:

@@ -17,6 +17,7 @@ from graftgan.context import Context
 from graftgan.errors import GraftganError, Interrupted, MissingInput
 from graftgan.gans.base import Generator, draw_latents, to_uint8
 from graftgan.gans.prior import Mixture
+from graftgan.training import profile
 from graftgan.training.state import StateStore
 from graftgan.training.stepper import Stepper
 from graftgan.world import agreed, from_first, is_first, meet, world
@@ -169,7 +170,8 @@ class Loop:
                 while not self._finished(total):
                     before = trainer.images_seen
                     trainer.set_rate(self._share_done(total))
-                    trainer.step()
+                    with profile.step(before // settings.batch):
+                        trainer.step()
                     # Again, so that what is measured and saved stands where the run does.
                     trainer.set_rate(self._share_done(total))
                     scores = self._after_step(before, self._share_done(total) >= 1)
@@ -240,13 +242,15 @@ class Loop:
 
     def _save(self) -> None:
         if is_first():
-            self.store.save(self.trainer.images_seen, self._state())
-            self.interim.clear()
+            with profile.phase(profile.SAVING):
+                self.store.save(self.trainer.images_seen, self._state())
+                self.interim.clear()
         self.saved_at = time.monotonic()
 
     def _save_interim(self) -> None:
         if is_first() and self.trainer.finite():
-            self.interim.save(self.trainer.images_seen, self._state())
+            with profile.phase(profile.SAVING):
+                self.interim.save(self.trainer.images_seen, self._state())
             self.saved_at = time.monotonic()
 
     def _after_step(self, before: int, last: bool) -> dict[str, float]:
@@ -257,14 +261,13 @@ class Loop:
             if time.monotonic() - self.saved_at > self.save_every_s:
                 self._save_interim()
             return {}
-        row = {"images_seen": float(now), **self.trainer.meter.take(), "ada_p": self.trainer.augment.p}
-        if isinstance(prior := self.trainer.gan.prior, Mixture):
-            row["prior_lambda"] = prior.position
+        row = {"images_seen": float(now), **self.trainer.meter.take(), **self._strengths()}
         if not self._healthy(row):
             self._go_back(row)
             return {}
         if measuring:
-            row |= self._measure()
+            with profile.phase(profile.EVALUATION):
+                row |= self._measure()
         self.history.rows.append(row)
         metrics = {f"{self.name}/{key}": value for key, value in row.items() if key != "images_seen"}
         # Of the tracker alone: the curves are results, and results do not depend on the machine's speed.
@@ -273,6 +276,13 @@ class Loop:
         if measuring:
             self._save()
         return {name: row[name] for name in self.shown if name in row}
+
+    def _strengths(self) -> dict[str, float]:
+        """Return what moves beside the weights: ADA's p and, if there is one, the place of a mixed prior."""
+        found = {"ada_p": self.trainer.augment.p}
+        if isinstance(prior := self.trainer.gan.prior, Mixture):
+            found["prior_lambda"] = prior.position
+        return found
 
     def _pace(self, images: int) -> float:
         """Return images per second since this was last asked for."""

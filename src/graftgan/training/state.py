@@ -20,6 +20,7 @@ from graftgan.contract import atomic_path, canonical_json, digest_file, require_
 
 STATE = "state.safetensors"
 CHECKSUM = "sha256"
+SAVED = "images-"
 log = logging.getLogger("graftgan")
 
 
@@ -104,17 +105,17 @@ class StateStore:
 
     def names(self) -> list[Path]:
         """Return the state folders, newest first."""
-        found = [p for p in self.folder.glob("images-*") if p.name.removeprefix("images-").isdigit()]
-        return sorted(found, key=lambda p: -int(p.name.removeprefix("images-")))
+        found = [p for p in self.folder.glob(f"{SAVED}*") if p.name.removeprefix(SAVED).isdigit()]
+        return sorted(found, key=lambda p: -int(p.name.removeprefix(SAVED)))
 
     def save(self, images_seen: int, state: Mapping[str, Any]) -> None:
         """Save a state, then drop the oldest beyond `keep`.
 
         States with more images go too: they are damaged, or from a future that was given up.
         """
-        for cut_short in self.folder.glob(".images-*"):
+        for cut_short in self.folder.glob(f".{SAVED}*"):
             shutil.rmtree(cut_short, ignore_errors=True)
-        saved = self.folder / f"images-{images_seen:012d}"
+        saved = self.folder / f"{SAVED}{images_seen:012d}"
         write_state(saved, state)
         names = self.names()
         newer = names.index(saved)

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from graftgan.config import Finetune
 from graftgan.data.dataset import order
-from graftgan.device import pick_dtype
+from graftgan.device import pick_dtype, send
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, autocast, draw_latents
 from graftgan.gans.prior import Mixture, split_prior
+from graftgan.training import profile
 from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.feed import Feed
 from graftgan.training.game import Game, make_game
 from graftgan.training.losses import path_lengths, r1_penalty
 from graftgan.training.meter import Meter
@@ -73,6 +75,7 @@ class Trainer:
         self.gan = gan.to(device)
         self.images, self.labels = images, labels
         self.settings, self.augment, self.device = settings, augment, device
+        self.feed = Feed(images, device)
         self.from_scratch = from_scratch
         self.dtype = pick_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype is torch.float16)
@@ -146,7 +149,8 @@ class Trainer:
         if self.phases is not None:
             self.phases.enter(self.images_seen)
         step, settings = self.step_index, self.settings
-        reals, labels = self._reals()
+        with profile.phase(profile.DATA):
+            reals, labels = self._reals()
         fakes = self._phase_g(labels)
         if settings.path_length_weight and step % settings.path_length_interval == 0:
             self._phase_path(labels)
@@ -159,7 +163,8 @@ class Trainer:
         beta = ema_beta(settings.batch, settings.ema_half_life_kimg, ramp)
         if shards() > 1:
             self._share_buffers()
-        update_ema(self.gan.generator_ema, self.gan.generator, beta)
+        with profile.phase(profile.EMA):
+            update_ema(self.gan.generator_ema, self.gan.generator, beta)
 
     def _share_buffers(self) -> None:
         """Take what the step wrote to buffers from worker 0; a power method may differ in its last bit."""
@@ -175,18 +180,17 @@ class Trainer:
         settings = self.settings
         rows = order(len(self.images), settings.seed, self.images_seen, settings.batch)
         mine = own_rows(rows)
-        reals = torch.from_numpy(self.images[mine]).to(self.device)
-        reals = reals.permute(0, 3, 1, 2).float() / 127.5 - 1
+        reals = self.feed.batch(mine)
         if settings.flip:
             mirrored = own(torch.rand(len(rows), generator=self.rng)) < 0.5
-            reals = torch.where(mirrored.to(self.device)[:, None, None, None], reals.flip(3), reals)
+            reals = torch.where(send(mirrored, self.device)[:, None, None, None], reals.flip(3), reals)
         if self.labels is None or not self.gan.spec.classes:
             return reals, None
-        return reals, torch.from_numpy(self.labels[mine]).long().to(self.device)
+        return reals, send(torch.from_numpy(self.labels[mine]).long(), self.device)
 
     def _latents(self, count: int) -> Tensor:
         """Draw this worker's part of `count` latents."""
-        return own(draw_latents(self.gan.spec, count, self.rng, self.gan.prior)[0]).to(self.device)
+        return send(own(draw_latents(self.gan.spec, count, self.rng, self.gan.prior)[0]), self.device)
 
     def _styles(self, labels: Tensor | None, count: int) -> Tensor:
         generator: Any = self.gan.generator
@@ -218,15 +222,17 @@ class Trainer:
 
     def _phase_g(self, labels: Tensor | None) -> Tensor:
         with self._updating(self.gan.generator, self.adam_g, "grad_norm_g"):
-            with autocast(self.device, self.dtype):
-                fakes = self._fakes(labels)
-                opinion = self.game.opinion(self.augment(fakes, self.rng), labels)
-            loss = self.game.generator_loss(opinion)
-            terms = {
-                f"penalty_{p.name}": p.generator_term(self.gan, fakes, opinion.logits, self.meter.add)
-                for p in self.penalties
-            }
-            self._backward(self._with_terms(loss, terms))
+            with profile.phase(profile.G_FORWARD):
+                with autocast(self.device, self.dtype):
+                    fakes = self._fakes(labels)
+                    opinion = self.game.opinion(self._augmented(fakes), labels)
+                loss = self.game.generator_loss(opinion)
+                terms = {
+                    f"penalty_{p.name}": p.generator_term(self.gan, fakes, opinion.logits, self.meter.add)
+                    for p in self.penalties
+                }
+                whole = self._with_terms(loss, terms)
+            self._backward(whole, profile.G_BACKWARD)
         self.meter.add("loss_g", loss)
         return fakes.detach()
 
@@ -237,39 +243,47 @@ class Trainer:
                 loss = loss + term.to(loss.dtype)
         return loss
 
-    def _backward(self, loss: Tensor) -> None:
-        torch.autograd.backward(self.scaler.scale(loss))
+    def _augmented(self, images: Tensor, parts: int = 1) -> Tensor:
+        with profile.phase(profile.AUGMENTATION):
+            return self.augment(images, self.rng, parts)
+
+    def _backward(self, loss: Tensor, phase: str) -> None:
+        with profile.phase(phase):
+            torch.autograd.backward(self.scaler.scale(loss))
 
     def _phase_path(self, labels: Tensor | None) -> None:
         count = max(self.settings.batch // 2, 1)
         weight = self.settings.path_length_weight * self.settings.path_length_interval
-        with self._updating(self.gan.generator, self.adam_g, None):
+        with self._updating(self.gan.generator, self.adam_g, None), profile.phase(profile.PATH_LENGTH):
             part = None if labels is None else own(gathered(labels)[:count])
             ws = self._styles(part, count)
             if not ws.requires_grad:
                 ws = ws.requires_grad_(True)
             images = self._plain_draw(ws)
-            noise = normal(images.shape, self.rng, "cpu").to(self.device)
+            noise = send(normal(images.shape, self.rng, "cpu"), self.device)
             lengths = path_lengths(images, ws, noise)
             self.path_mean.lerp_(averaged(lengths.detach().mean()), PATH_LENGTH_DECAY)
             penalty = (lengths - self.path_mean).square().mean()
-            self._backward(penalty * weight)
+            self._backward(penalty * weight, profile.PATH_LENGTH)
         self.meter.add("path_length", lengths.mean())
 
     def _phase_d(self, reals: Tensor, fakes: Tensor, labels: Tensor | None) -> None:
         with self._updating(self.gan.discriminator, self.adam_d, "grad_norm_d"):
-            both = self.augment(torch.cat([fakes, reals]), self.rng, parts=2)
-            twice = None if labels is None else torch.cat([labels, labels])
-            with autocast(self.device, self.dtype):
-                opinion = self.game.opinion(both, twice, batches=2)
-            fake_logits, real_logits = opinion.logits.chunk(2)
-            loss = self.game.discriminator_loss(opinion)
-            terms = {
-                f"penalty_{p.name}_d": p.discriminator_term(self.gan, fakes, fake_logits, self.meter.add)
-                for p in self.penalties
-            }
-            self._backward(self._with_terms(loss, terms))
-        self.augment.observe(gathered(real_logits.detach()))
+            with profile.phase(profile.D_FORWARD):
+                both = self._augmented(torch.cat([fakes, reals]), parts=2)
+                twice = None if labels is None else torch.cat([labels, labels])
+                with autocast(self.device, self.dtype):
+                    opinion = self.game.opinion(both, twice, batches=2)
+                fake_logits, real_logits = opinion.logits.chunk(2)
+                loss = self.game.discriminator_loss(opinion)
+                terms = {
+                    f"penalty_{p.name}_d": p.discriminator_term(self.gan, fakes, fake_logits, self.meter.add)
+                    for p in self.penalties
+                }
+                whole = self._with_terms(loss, terms)
+            self._backward(whole, profile.D_BACKWARD)
+        with profile.phase(profile.AUGMENTATION):
+            self.augment.observe(gathered(real_logits.detach()))
         self.meter.add("loss_d", loss)
         self.meter.add("sign_real", real_logits.sign().mean())
         self.meter.add("sign_fake", fake_logits.sign().mean())
@@ -277,11 +291,11 @@ class Trainer:
     def _phase_r1(self, reals: Tensor, labels: Tensor | None, fakes: Tensor) -> None:
         settings = self.settings
         kinds = {"r1": reals} | ({"penalty_r1_fakes": fakes} if settings.r1_on_fakes else {})
-        with self._updating(self.gan.discriminator, self.adam_d, None):
+        with self._updating(self.gan.discriminator, self.adam_d, None), profile.phase(profile.R1):
             for name, images in kinds.items():
                 seen = images.detach().requires_grad_(True)
-                penalty = r1_penalty(self.gan.discriminator(self.augment(seen, self.rng), labels), seen)
-                self._backward(penalty * (settings.r1_gamma / 2 * settings.r1_interval))
+                penalty = r1_penalty(self.gan.discriminator(self._augmented(seen), labels), seen)
+                self._backward(penalty * (settings.r1_gamma / 2 * settings.r1_interval), profile.R1)
                 self.meter.add(name, penalty)
 
     @contextmanager
@@ -297,14 +311,15 @@ class Trainer:
         try:
             adam.zero_grad(set_to_none=True)
             yield
-            average_gradients(moving)
-            self.scaler.unscale_(adam)
-            limit = self.settings.gradient_clip or float("inf")
-            length = nn.utils.clip_grad_norm_(moving, limit) if norm or limit < float("inf") else None
-            if norm and length is not None:
-                self.meter.add(norm, length)
-            self.scaler.step(adam)
-            self.scaler.update()
+            with profile.phase(profile.OPTIMISER):
+                average_gradients(moving)
+                self.scaler.unscale_(adam)
+                limit = self.settings.gradient_clip or float("inf")
+                length = nn.utils.clip_grad_norm_(moving, limit) if norm or limit < float("inf") else None
+                if norm and length is not None:
+                    self.meter.add(norm, length)
+                self.scaler.step(adam)
+                self.scaler.update()
         finally:
             for parameter in paused:
                 parameter.requires_grad_(True)

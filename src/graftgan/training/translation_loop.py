@@ -137,6 +137,10 @@ class TranslationLoop(Loop):
         name = self.by.name
         return {f"{name}_validation": new.value, f"{name}_low": new.low, f"{name}_high": new.high}
 
+    def _strengths(self) -> dict[str, float]:
+        """Return nothing: translators are not augmented and have no prior."""
+        return {}
+
     def _go_back(self, row: Mapping[str, float]) -> None:
         try:
             super()._go_back(row)

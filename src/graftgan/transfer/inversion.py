@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from graftgan.errors import GraftganError
+from graftgan.context import StopSignal
+from graftgan.errors import GraftganError, Interrupted, MissingInput
 from graftgan.gans.base import Generator, to_uint8
 from graftgan.method_config import Inversion
+from graftgan.training.state import StateStore
 
 Images = NDArray[np.uint8]
 BETAS = (0.9, 0.999)
@@ -83,6 +87,47 @@ class Inverted:
         return found
 
 
+@dataclass
+class Saving:
+    """How an inversion outlives its process: saved by the clock and on a signal, gone on with exactly.
+
+    Attributes:
+        name: Shown in the log.
+        store: Where states lie, by images stepped; only states of the same source, images and settings.
+        stop: The stop signal.
+        every_s: Seconds between saved states.
+        resume: As `Context.resume`.
+        log: Where going on, and damaged states, are told.
+    """
+
+    name: str
+    store: StateStore
+    stop: StopSignal
+    every_s: float
+    resume: str
+    log: logging.Logger
+
+    def found(self) -> dict[str, Any] | None:
+        """Return the newest whole state.
+
+        Raises:
+            MissingInput: `must` was asked for, and no saved state is whole.
+        """
+        if self.resume == "never":
+            self.store.clear()
+        names = self.store.names()
+        state = self.store.latest()
+        if state is not None:
+            self.log.info("%s goes on from %d images", self.name, state["images"])
+        elif names and self.resume == "must":
+            raise MissingInput(f"{self.name}: no whole state in {self.store.folder}", "use --resume auto")
+        elif names:
+            self.log.warning(
+                "%s starts again from the beginning: no state in %s is whole", self.name, self.store.folder
+            )
+        return state
+
+
 class RowAdam:
     """Adam for rows of a table, each with its own count of steps: absent rows rest.
 
@@ -107,6 +152,15 @@ class RowAdam:
         square = self.square[rows] / (1 - BETAS[1] ** self.steps[rows])
         self.table[rows] -= lr * mean / (square.sqrt() + EPS)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the table, both means and the counts."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a saved state, on the device where the table is."""
+        for name, tensor in state.items():
+            getattr(self, name).copy_(tensor)
+
 
 def invert(
     generator: Generator,
@@ -116,6 +170,7 @@ def invert(
     seed: int,
     class_tensors: tuple[str, ...] = (),
     advance: Callable[[int], Any] = lambda images: None,
+    saving: Saving | None = None,
 ) -> Inverted:
     """Find the latents of images by gradient descent on the mean squared error over pixels and channels.
 
@@ -130,10 +185,13 @@ def invert(
         settings: Steps, rates and batch.
         seed: Seed of the first latents and of the random samples.
         class_tensors: Parameters of the generator that move too; the generator is given back as it was.
-        advance: Told of every batch how many images it had.
+        advance: Told of every batch how many images it had, and at first of those that a saved state had.
+        saving: Save states after batches and go on from them; the result is the same bytes.
 
     Raises:
         GraftganError: Latents are not finite.
+        Interrupted: A signal came; the state is saved.
+        MissingInput: As :meth:`Saving.found`.
     """
     device = next(generator.parameters()).device
     targets = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -141,11 +199,12 @@ def invert(
     rng = torch.Generator().manual_seed(seed)
     table = torch.stack([torch.randn(generator.spec.z_dim, generator=rng) for _ in range(len(images))])
     job = _Job(generator, targets, ids, settings, RowAdam(table.to(device)), device)
+    state = None if saving is None else saving.found()
     with _at_rest(generator):
-        nearest = job.nearest_random(rng)
+        job.nearest = job.nearest_random(rng) if state is None else state["nearest"]
         kept = {name: generator.get_parameter(name).detach().clone() for name in class_tensors}
         try:
-            job.descend(class_tensors, advance)
+            job.descend(class_tensors, advance, state, saving)
             errors = job.errors()
             learnt = {n: generator.get_parameter(n).detach().cpu().clone() for n in class_tensors}
         finally:
@@ -153,7 +212,7 @@ def invert(
                 generator.get_parameter(name).data.copy_(tensor)
     if not bool(torch.isfinite(job.adam.table).all()):
         raise GraftganError("the latents of the images are not finite", "use a smaller finetune.inversion.lr")
-    return Inverted(job.adam.table.cpu(), errors, nearest, learnt)
+    return Inverted(job.adam.table.cpu(), errors, job.nearest, learnt)
 
 
 def redraw(
@@ -174,27 +233,67 @@ class _Job:
     settings: Inversion
     adam: RowAdam
     device: torch.device
+    nearest: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def descend(self, class_tensors: tuple[str, ...], advance: Callable[[int], Any]) -> None:
-        """Move all latents, and the class tensors by an Adam of their own."""
+    def descend(
+        self,
+        class_tensors: tuple[str, ...],
+        advance: Callable[[int], Any],
+        state: Mapping[str, Any] | None,
+        saving: Saving | None,
+    ) -> None:
+        """Move all latents, and the class tensors by an Adam of their own, from a saved state on."""
         moving = [self.generator.get_parameter(name).requires_grad_(True) for name in class_tensors]
         other = torch.optim.Adam(moving, lr=self.settings.lr, betas=BETAS, eps=EPS) if moving else None
-        for epoch in range(self.settings.epochs):
-            dropped = epoch >= self.settings.drop_at * self.settings.epochs
-            lr = self.settings.lr * (DROP if dropped else 1.0)
-            for rows in self._batches():
-                z = self.adam.table[rows].clone().requires_grad_(True)
-                loss = self._squares(z, rows).sum()
-                if self.settings.ridge:
-                    loss = loss + self.settings.ridge * z.square().mean(1).sum()
-                gradient, *others = torch.autograd.grad(loss, [z, *moving])
-                self.adam.step(rows, gradient, lr)
-                if other is not None:
-                    for parameter, found in zip(moving, others, strict=True):
-                        parameter.grad = found
-                    other.param_groups[0]["lr"] = lr
-                    other.step()
-                advance(rows.stop - rows.start)
+        done = 0 if state is None else self._go_back(state, moving, other)
+        advance(done)
+        stop = StopSignal() if saving is None else saving.stop
+        saved_at = time.monotonic()
+        with stop.deferred():
+            for epoch in range(self.settings.epochs):
+                for rows in self._batches():
+                    images = epoch * len(self.targets) + rows.stop
+                    if images <= done:
+                        continue
+                    self._step(epoch, rows, moving, other)
+                    advance(rows.stop - rows.start)
+                    due = saving is not None and time.monotonic() - saved_at > saving.every_s
+                    if saving is not None and (due or stop.requested):
+                        saving.store.save(images, self._state(images, moving, other))
+                        saved_at = time.monotonic()
+                    if saving is not None and stop.requested:
+                        message = f"{saving.name} stopped at {images} images; its state is saved"
+                        raise Interrupted(message, "run the same command to go on")
+
+    def _step(self, epoch: int, rows: slice, moving: list[Tensor], other: torch.optim.Adam | None) -> None:
+        dropped = epoch >= self.settings.drop_at * self.settings.epochs
+        lr = self.settings.lr * (DROP if dropped else 1.0)
+        z = self.adam.table[rows].clone().requires_grad_(True)
+        loss = self._squares(z, rows).sum()
+        if self.settings.ridge:
+            loss = loss + self.settings.ridge * z.square().mean(1).sum()
+        gradient, *others = torch.autograd.grad(loss, [z, *moving])
+        self.adam.step(rows, gradient, lr)
+        if other is not None:
+            for parameter, found in zip(moving, others, strict=True):
+                parameter.grad = found
+            other.param_groups[0]["lr"] = lr
+            other.step()
+
+    def _state(self, images: int, moving: list[Tensor], other: torch.optim.Adam | None) -> dict[str, Any]:
+        return {
+            "images": images, "nearest": self.nearest, "adam": self.adam.state_dict(), "moving": moving,
+            "other": None if other is None else other.state_dict(),
+        }  # fmt: skip
+
+    def _go_back(self, state: Mapping[str, Any], moving: list[Tensor], other: torch.optim.Adam | None) -> int:
+        """Take a state over, and return the images that it had stepped."""
+        self.adam.load_state_dict(state["adam"])
+        for parameter, tensor in zip(moving, state["moving"], strict=True):
+            parameter.data.copy_(tensor)
+        if other is not None:
+            other.load_state_dict(state["other"])
+        return int(state["images"])
 
     @torch.no_grad()
     def errors(self) -> Tensor:

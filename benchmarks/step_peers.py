@@ -1,0 +1,197 @@
+"""Training steps of public StyleGAN2 repositories, from checkouts, on their reference operations.
+
+Neither is in a package registry. Both run on a CPU as they are, but that rosinality's compiles CUDA when
+imported. What is called here is their networks and losses; the loop around is as short as theirs.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+IMAGES = 256
+R1_GAMMA = 1.0
+LR = 0.002
+EMA_HALF_LIFE = 10_000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of networks and batch.
+
+    Attributes:
+        name: For the tables.
+        channel_base: Width at resolution r is `min(channel_base / r, channel_max)`.
+        channel_max: Largest width.
+        batch: Images a step.
+        r1_interval: Steps between R1, 0 for none.
+        latent: Length of z and w.
+        mapping_layers: Of the mapping network.
+        resolution: Image side in pixels.
+    """
+
+    name: str
+    channel_base: int
+    channel_max: int
+    batch: int
+    r1_interval: int = 16
+    latent: int = 128
+    mapping_layers: int = 2
+    resolution: int = 32
+
+
+def pictures(setting: Setting) -> NDArray[np.uint8]:
+    """Return images to train on, uint8 [N, R, R, 3]."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (IMAGES, setting.resolution, setting.resolution, 3), dtype=np.uint8)
+
+
+class Reals:
+    """Gives out batches of one set of images, as floats."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.images = torch.from_numpy(pictures(setting)).permute(0, 3, 1, 2).contiguous()
+        self.batch, self.at = setting.batch, 0
+
+    def next(self) -> Tensor:
+        """Return images [N, 3, R, R] in [-1, 1]."""
+        rows = torch.arange(self.at, self.at + self.batch) % len(self.images)
+        self.at += self.batch
+        return self.images[rows].float() / 127.5 - 1
+
+
+def average(into: nn.Module, network: nn.Module, batch: int) -> None:
+    """Move averaged weights, tensor by tensor as both repositories do."""
+    beta = 0.5 ** (batch / EMA_HALF_LIFE)
+    with torch.no_grad():
+        for mine, other in zip(into.parameters(), network.parameters(), strict=True):
+            mine.copy_(other.lerp(mine, beta))
+        for mine, other in zip(into.buffers(), network.buffers(), strict=True):
+            mine.copy_(other)
+
+
+class Ada:
+    """NVlabs/stylegan2-ada-pytorch: its networks and its loss, phase by phase as its training loop goes."""
+
+    def __init__(self, setting: Setting, path: Path) -> None:
+        sys.path.insert(0, str(path))
+        networks: Any = importlib.import_module("training.networks")
+        losses: Any = importlib.import_module("training.loss")
+        widths = {
+            "channel_base": setting.channel_base, "channel_max": setting.channel_max, "num_fp16_res": 0,
+            "conv_clamp": None,
+        }  # fmt: skip
+        self.generator = networks.Generator(
+            z_dim=setting.latent, c_dim=0, w_dim=setting.latent, img_resolution=setting.resolution,
+            img_channels=3, mapping_kwargs={"num_layers": setting.mapping_layers}, synthesis_kwargs=widths,
+        ).train().requires_grad_(False)  # fmt: skip
+        self.discriminator = (
+            networks.Discriminator(c_dim=0, img_resolution=setting.resolution, img_channels=3, **widths)
+            .train()
+            .requires_grad_(False)
+        )
+        self.average = copy.deepcopy(self.generator).eval()
+        self.loss = losses.StyleGAN2Loss(
+            device=torch.device("cpu"), G_mapping=self.generator.mapping,
+            G_synthesis=self.generator.synthesis, D=self.discriminator,
+            style_mixing_prob=0.0, r1_gamma=R1_GAMMA, pl_weight=0.0,
+        )  # fmt: skip
+        self.setting, self.reals, self.steps = setting, Reals(setting), 0
+        self.adam_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=(0.0, 0.99), eps=1e-8)
+        ratio = setting.r1_interval / (setting.r1_interval + 1)
+        self.adam_d = torch.optim.Adam(
+            self.discriminator.parameters(), lr=LR * ratio, betas=(0.0, 0.99**ratio), eps=1e-8
+        )
+
+    def step(self) -> None:
+        """Do one step."""
+        reals = self.reals.next()
+        self._phase("Gmain", self.generator, self.adam_g, reals, 1)
+        self._phase("Dmain", self.discriminator, self.adam_d, reals, 1)
+        if self.steps % self.setting.r1_interval == 0:
+            self._phase("Dreg", self.discriminator, self.adam_d, reals, self.setting.r1_interval)
+        average(self.average, self.generator, self.setting.batch)
+        self.steps += 1
+
+    def _phase(self, name: str, network: nn.Module, adam: torch.optim.Adam, reals: Tensor, gain: int) -> None:
+        none = torch.zeros(self.setting.batch, 0)
+        z = torch.randn(self.setting.batch, self.setting.latent)
+        adam.zero_grad(set_to_none=True)
+        network.requires_grad_(True)
+        self.loss.accumulate_gradients(
+            phase=name, real_img=reals, real_c=none, gen_z=z, gen_c=none, sync=True, gain=gain
+        )
+        network.requires_grad_(False)
+        for parameter in network.parameters():
+            if parameter.grad is not None:
+                torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+        adam.step()
+
+    def take_weights(self, generator: nn.Module, discriminator: nn.Module) -> None:
+        """Load weights of networks whose names and shapes are the public ones.
+
+        Raises:
+            SystemExit: The checkout has other names.
+        """
+        for mine, theirs in ((self.generator, generator), (self.discriminator, discriminator)):
+            told = mine.load_state_dict(theirs.state_dict(), strict=False)
+            left = [name for name in told.missing_keys if not name.endswith("resample_filter")]
+            if left or told.unexpected_keys:
+                raise SystemExit(f"the checkout has other tensors: {left + told.unexpected_keys}")
+
+    @torch.no_grad()
+    def images(self, z: Tensor) -> Tensor:
+        """Return images of latents with the constant noise."""
+        return torch.as_tensor(self.generator(z, torch.zeros(len(z), 0), noise_mode="const"))
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Return what D says."""
+        return torch.as_tensor(self.discriminator(images, torch.zeros(len(images), 0)))
+
+
+class Rosinality:
+    """rosinality/stylegan2-pytorch: its networks, in the order of its training script, no penalties."""
+
+    def __init__(self, setting: Setting, path: Path) -> None:
+        import torch.utils.cpp_extension as extensions
+
+        extensions.load = lambda *_, **__: None  # its CUDA kernels; on a CPU it has others
+        sys.path.insert(0, str(path))
+        model: Any = importlib.import_module("model")
+        self.setting, self.reals = setting, Reals(setting)
+        self.generator = model.Generator(setting.resolution, setting.latent, setting.mapping_layers)
+        self.discriminator = model.Discriminator(setting.resolution)
+        self.average = copy.deepcopy(self.generator).eval()
+        self.adam_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=(0.0, 0.99))
+        self.adam_d = torch.optim.Adam(self.discriminator.parameters(), lr=LR, betas=(0.0, 0.99))
+
+    def step(self) -> None:
+        """Do one step."""
+        self.generator.requires_grad_(False)
+        self.discriminator.requires_grad_(True)
+        fake, real = self.discriminator(self._fakes()), self.discriminator(self.reals.next())
+        self._move(self.adam_d, F.softplus(-real).mean() + F.softplus(fake).mean())
+        self.generator.requires_grad_(True)
+        self.discriminator.requires_grad_(False)
+        self._move(self.adam_g, F.softplus(-self.discriminator(self._fakes())).mean())
+        average(self.average, self.generator, self.setting.batch)
+
+    def _fakes(self) -> Tensor:
+        fakes, _ = self.generator([torch.randn(self.setting.batch, self.setting.latent)])
+        return torch.as_tensor(fakes)
+
+    def _move(self, adam: torch.optim.Adam, loss: Tensor) -> None:
+        adam.zero_grad()
+        torch.autograd.backward(loss)
+        adam.step()

@@ -1,0 +1,60 @@
+"""Training images on their way to the networks: decoded once, and on a GPU from the start where they fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from graftgan.device import send
+
+RESIDENT_SHARE = 0.25
+"""Share of a GPU's free memory that images may take."""
+
+
+class Feed:
+    """Gives out batches by row numbers.
+
+    A GPU holds all images as they are stored, if they take no more than `RESIDENT_SHARE` of its free memory:
+    then the host sends row numbers alone. Else it sends pixels through pinned memory. Neither makes the host
+    wait, so that while a batch travels the device works on the step before.
+
+    Args:
+        images: uint8 [N, R, R, C].
+        device: Where batches are wanted.
+        resident: Whether the device holds all images; None decides as said.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device, resident: bool | None = None) -> None:
+        self.images, self.device = images, device
+        fits = fits_on(images.nbytes, device) if resident is None else resident
+        self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device) if fits else None
+
+    def batch(self, rows: NDArray[np.intp]) -> Tensor:
+        """Return images as float32 [n, C, R, R] in [-1, 1]."""
+        if self.resident is None:
+            pixels = send(torch.from_numpy(self.images[rows]), self.device)
+        else:
+            pixels = self.resident.index_select(0, send(torch.from_numpy(rows), self.device))
+        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def fits_on(size_bytes: int, device: torch.device) -> bool:
+    """Tell whether a GPU has room for so many bytes of images; a CPU needs no copy."""
+    if device.type != "cuda":
+        return False
+    free_bytes, _ = torch.cuda.mem_get_info(device)
+    return size_bytes <= RESIDENT_SHARE * free_bytes
+
+
+def switches(device: torch.device, precision: str, compiled: bool) -> dict[str, str]:
+    """Return how a run computes, for its record; `docs/performance.md` has the measurements behind it."""
+    return {
+        "device": str(device),
+        "precision": precision,
+        "memory_format": "channels_last",
+        "adam": "fused",
+        "compile": "yes" if compiled else "no",
+        "cuda_graphs": "no",
+    }

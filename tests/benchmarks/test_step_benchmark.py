@@ -1,0 +1,209 @@
+"""`benchmarks/step.py` and `growth.py`: what they compare is equal, what they count is right."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+
+
+def loaded(name: str) -> ModuleType:
+    sys.path.insert(0, FOLDER)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(FOLDER)
+
+
+step: Any = loaded("step")
+peers: Any = loaded("step_peers")
+growth: Any = loaded("growth")
+plots: Any = loaded("growth_plot")
+tables: Any = loaded("tables")
+TINY = peers.Setting("tiny", 128, 8, batch=4, r1_interval=2, latent=8, mapping_layers=1)
+
+
+def weights(ours: Any) -> dict[str, torch.Tensor]:
+    gan = ours.trainer.gan
+    return {**gan.generator.state_dict(), **{f"d.{n}": t for n, t in gan.discriminator.state_dict().items()}}
+
+
+def after_steps(variant: Any, precision: str = "fp32", steps: int = 2) -> dict[str, torch.Tensor]:
+    ours = step.Ours(TINY, precision, variant)
+    for _ in range(steps):
+        ours.step()
+    return weights(ours)
+
+
+@pytest.mark.parametrize("variant", step.TAKEN_BACK, ids=lambda variant: str(variant.name))
+def test_what_is_taken_back_does_the_same_step(variant: Any) -> None:
+    """But for new fakes, which are other random numbers, one step moves every weight alike."""
+    default, other = after_steps(step.DEFAULT, steps=1), after_steps(variant, steps=1)
+    assert default.keys() == other.keys()
+    near = [
+        torch.allclose(default[name], other[name], atol=1e-5)
+        for name in default
+        if not (variant is step.FRESH and name.startswith("d."))
+    ]
+    # Where a gradient is next to nothing Adam's first step is as large all the same, its sign rounding's.
+    assert np.mean(near) > 0.9
+
+
+def test_both_forms_of_the_convolution_give_the_same_images() -> None:
+    gan = step.make_gan(TINY)
+    z = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    for layer in gan.generator.modules():
+        if isinstance(layer, step.SynthesisLayer):
+            nn.init.constant_(layer.noise_strength, 0.5)
+            nn.init.normal_(layer.bias)
+    with torch.no_grad():
+        expected = gan.generator(z, None, 1.0, "const")
+        with step.swapped(step.SynthesisLayer, "forward", step.grouped):
+            found = gan.generator(z, None, 1.0, "const")
+    assert step.largest_difference(found, expected) < 1e-5
+    assert not torch.equal(found, expected), "the other form was not used"
+
+
+def test_the_patches_are_gone_after_a_step() -> None:
+    def now() -> tuple[Any, ...]:
+        layers = step.SynthesisLayer.forward, step.BlurDown.forward
+        return torch.channels_last, *layers, step.of_trainer.make_adam
+
+    before = now()
+    for variant in step.TAKEN_BACK:
+        with variant.patch():
+            pass
+    assert now() == before
+    assert torch.channels_last is not torch.contiguous_format
+
+
+def test_new_fakes_are_new() -> None:
+    kept, fresh = after_steps(step.DEFAULT), after_steps(step.FRESH)
+    assert not torch.equal(kept["d.b4.out.weight"], fresh["d.b4.out.weight"])
+
+
+def test_arithmetic_is_counted_through_second_derivatives() -> None:
+    x, weight = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, 3, 3)
+    forward = 2 * 2 * 5 * 3 * 9 * 8 * 8
+    with step.Flops() as counter:
+        y = F.conv2d(x, weight, padding=1)
+    assert counter.total == forward
+    with step.Flops() as counter:
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        torch.autograd.grad(gradient.square().sum(), x)
+    # Back once; then forward again and back again, and the weight's gradient, which PyTorch adds unasked.
+    assert counter.total == 4 * forward
+    with step.Flops() as counter:
+        torch.randn(4, 6) @ torch.randn(6, 7)
+    assert counter.total == 2 * 4 * 6 * 7
+
+
+def test_lazy_r1_has_its_share_of_a_steps_arithmetic() -> None:
+    with_r1 = step.step_flops(TINY)
+    without = step.step_flops(peers.Setting(**{**vars(TINY), "r1_interval": 0}))
+    seldom = step.step_flops(peers.Setting(**{**vars(TINY), "r1_interval": 200}))
+    assert without < seldom < 1.02 * without
+    assert 1.2 * without < with_r1 < 3 * without
+
+
+def test_a_row_is_the_median_of_ratios_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([8, 9, 2.0, 1.0, 10.0, 30.0, 4.0, 2.0])
+    monkeypatch.setattr(step, "timed", lambda who, steps: next(times))
+    found, first = step.take_turns({"": object(), "other": object()}, steps=1, rounds=3)
+    # Turns go to and fro, so that neither always follows the other.
+    assert found == {"": [2.0, 30.0, 4.0], "other": [1.0, 10.0, 2.0]}
+    assert first == {"": 9, "other": 8}
+
+
+def test_peers_that_were_not_given_are_not_in_the_table() -> None:
+    row = {
+        "setting": "s", "precision": "fp32", "beside": "fp32", "who": "default", "step_s": 0.1,
+        "first_step_s": 0.2, "images_per_s": 40.0, "times_default": 1.0, "share_of_peak": 0.5,
+        "extra_mib": 100.0,
+    }  # fmt: skip
+    back = {**row, "who": "foreach Adam", "times_default": 1.25}
+    options = argparse.Namespace(threads=2, rounds=5)
+    text = step.page([row, back], options)
+    assert "| s | fp32 | 100.0 ms | 40 | 50% | 100 MiB |" in text
+    assert "| foreach Adam | 1.25 |" in text
+    assert "No peer was given" in text
+    assert "first step" not in text
+    compiled = {**row, "who": step.COMPILED, "first_step_s": 70.4}
+    assert "took up to 70 s" in step.page([row, compiled], options)
+    peer = {**row, "who": "rosinality", "times_default": 6.0, "times_fresh": 5.0, "extra_mib": 200.0}
+    peer["difference"] = None
+    text = step.page([row, back, peer], options)
+    assert "| s | rosinality | fp32 | 6.00 | 5.00 | 0.50 |  |" in text
+    assert "No peer" not in text
+
+
+# Growth
+
+
+def test_exponents_are_of_the_last_sizes() -> None:
+    sizes = (1.0, 2.0, 4.0, 8.0)
+    curve = growth.Curve("c", "n", sizes, (5.0, 4.0, 16.0, 64.0), tuple(s**2 for s in sizes))
+    assert curve.exponent == pytest.approx(2)
+    assert curve.work_exponent == pytest.approx(2)
+    assert not curve.grows_faster
+    cubic = growth.Curve("c", "n", sizes, tuple(s**3 for s in sizes), tuple(s**2 for s in sizes))
+    assert cubic.grows_faster
+
+
+def test_a_plan_counts_sources_once_and_pairs_for_every_target() -> None:
+    plan = growth.Plan(source_s=2.0, target_s=1.0, pair_s=0.5, grid=(1, 1), grid_s=0.0)
+    assert plan.predicted_s(3, 2) == 4 * 2.0 + 2 * (1.0 + 4 * 0.5)
+
+
+def test_work_of_the_frechet_distance_is_that_of_the_shorter_side() -> None:
+    assert growth.frechet_work(10, 1000) < growth.frechet_work(1000, 1000) / 50
+
+
+def test_the_plot_is_an_svg_with_a_panel_a_curve() -> None:
+    sizes = (32.0, 64.0, 128.0)
+    curves = [
+        growth.Curve(f"time & {n}", "side, px", sizes, (0.01, 0.04, 0.16), (1.0, 4.0, 16.0)) for n in range(4)
+    ]
+    root = ElementTree.fromstring(plots.svg(curves))
+    space = "{http://www.w3.org/2000/svg}"
+    panels = root.findall(f"{space}g")
+    assert len(panels) == 4
+    for panel in panels:
+        assert len(panel.findall(f"{space}circle")) == 3
+        time, work = (line.get("points") for line in panel.findall(f"{space}polyline"))
+        assert time == work, "equal growth lies on one line"
+        lows = [float(circle.get("cy", "nan")) for circle in panel.findall(f"{space}circle")]
+        assert lows == sorted(lows, reverse=True)
+
+
+# Tables in documents
+
+
+def test_tables_stand_between_their_comments(tmp_path: Path) -> None:
+    (tmp_path / "one.md").write_text("# Title\n\n| a |\n| - |\n| 1 |\n")
+    text = "x\n<!-- results: one -->\nold\n<!-- end -->\ny\n<!-- results: two -->\nold\n<!-- end -->\n"
+    filled = tables.filled(text, tmp_path)
+    first, second = filled.split("y\n")
+    assert first == "x\n<!-- results: one -->\n\n| a |\n| - |\n| 1 |\n\n<!-- end -->\n"
+    assert second == "<!-- results: two -->\n<!-- end -->\n", "no results, nothing shown"
+    assert tables.filled(filled, tmp_path) == filled
+
+
+def test_documents_show_what_the_results_hold() -> None:
+    found = tables.documents(tables.ROOT)
+    assert [file.name for file in found] == ["performance.md"]
+    for file in found:
+        text = file.read_text(encoding="utf-8")
+        assert tables.filled(text, tables.ROOT / "benchmarks" / "results") == text, "run benchmarks/tables.py"
