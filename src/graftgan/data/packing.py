@@ -82,7 +82,9 @@ def perceptual_hash(picture: Image.Image) -> str:
     Images of 128 pixels and more are first averaged over blocks, to 64 pixels or up to twice as many.
     """
     factor = picture.width // PHASH_LEAST_PX
-    return str(imagehash.phash(picture.reduce(factor) if factor > 1 else picture, hash_size=PHASH_SIZE))
+    found = imagehash.phash(picture.reduce(factor) if factor > 1 else picture, hash_size=PHASH_SIZE)
+    # What its `str` gives, which joins the bits as text.
+    return np.packbits(found.hash).tobytes().hex()
 
 
 def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:
