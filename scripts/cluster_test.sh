@@ -12,7 +12,6 @@ PYTHON=${PYTHON:-python3}
 CLUSTER=${CLUSTER:-graftgan-test}
 KEEP=${KEEP:-}
 SETTINGS=scripts/cluster_test.yaml
-WORK=$(mktemp -d)
 forward=
 
 say() { printf '\n== %s\n' "$*"; }
@@ -27,7 +26,6 @@ docker info >/dev/null 2>&1 || fail "no Docker Engine answers: start one, or set
 IMAGE=${IMAGE:-graftgan:$(version_of graftgan)}
 KFP_VERSION=${KFP_VERSION:-$(version_of kfp)}
 TRAINER_VERSION=${TRAINER_VERSION:-v$(version_of kubeflow-trainer-api)}
-export KUBECONFIG="$WORK/kubeconfig"
 
 clean_up() {
     status=$?
@@ -48,6 +46,8 @@ clean_up() {
 
 make_cluster() {
     ! kind get clusters 2>/dev/null | grep -qx "$CLUSTER" || fail "the cluster $CLUSTER is there already: set CLUSTER"
+    WORK=$(mktemp -d)
+    export KUBECONFIG="$WORK/kubeconfig"
     trap clean_up EXIT
     say "making the cluster $CLUSTER"
     kind create cluster --name "$CLUSTER" --wait 5m
