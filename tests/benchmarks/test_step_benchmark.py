@@ -118,6 +118,10 @@ def test_lazy_r1_has_its_share_of_a_steps_arithmetic() -> None:
     assert 1.2 * without < with_r1 < 3 * without
 
 
+def test_getting_images_is_a_small_share_even_of_a_tiny_step() -> None:
+    assert 0 < step.data_share(TINY, "fp32") < 0.2
+
+
 def test_a_row_is_the_median_of_ratios_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([8, 9, 2.0, 1.0, 10.0, 30.0, 4.0, 2.0])
     monkeypatch.setattr(step, "timed", lambda who, steps: next(times))
@@ -131,12 +135,12 @@ def test_peers_that_were_not_given_are_not_in_the_table() -> None:
     row = {
         "setting": "s", "precision": "fp32", "beside": "fp32", "who": "default", "step_s": 0.1,
         "first_step_s": 0.2, "images_per_s": 40.0, "times_default": 1.0, "share_of_peak": 0.5,
-        "extra_mib": 100.0,
+        "data_share": 0.004, "extra_mib": 100.0,
     }  # fmt: skip
     back = {**row, "who": "foreach Adam", "times_default": 1.25}
     options = argparse.Namespace(threads=2, rounds=5)
     text = step.page([row, back], options)
-    assert "| s | fp32 | 100.0 ms | 40 | 50% | 100 MiB |" in text
+    assert "| s | fp32 | 100.0 ms | 40 | 50% | 0.40% | 100 MiB |" in text
     assert "| foreach Adam | 1.25 |" in text
     assert "No peer was given" in text
     assert "first step" not in text
