@@ -211,3 +211,29 @@ def test_documents_show_what_the_results_hold() -> None:
     for file in found:
         text = file.read_text(encoding="utf-8")
         assert tables.filled(text, tables.ROOT / "benchmarks" / "results") == text, "run benchmarks/tables.py"
+
+
+# Tables of the older benchmarks
+
+
+def test_serving_tells_what_a_load_did() -> None:
+    serving = loaded("serving")
+    load = serving.Load(seconds=[0.001 * n for n in range(1, 101)], memory_mb=[200.0, 210.04])
+    load.statuses.update({200: 100, 400: 11})
+    text = serving.table(load.facts())
+    assert "| latency of 100 good requests | median 50.5 ms, p95 95" in text
+    assert "100 x 200, 11 x 400; 0 of them with another status" in text
+    assert "200 MB, 210 MB" in text
+
+
+def test_prepare_tells_rates() -> None:
+    prepare = loaded("prepare")
+    text = prepare.table([prepare.row("decoding alone", 2.0, 1000, "more")], 256)
+    assert "JPEG files of 256 px." in text
+    assert text.endswith("| decoding alone | 2.00 s | 500 | more |\n")
+
+
+def test_startup_sets_every_program_beside_the_empty_ones() -> None:
+    startup = loaded("startup")
+    medians = dict.fromkeys(startup.PROGRAMS, 0.06) | {"python -c pass": 0.02, "graftgan --help": 0.09}
+    assert "| `graftgan --help` | 90 ms | 4.50 | 1.50 |" in startup.table(medians)
