@@ -4,8 +4,9 @@
 
 Each curve has the time and the work of a few sizes: arithmetic that is counted (training), or what the
 definition asks for (metrics), or the number of things. Exponents are of the last three sizes in log-log. A
-time that grew faster than its work would stand out by `EXCESS`. Times are of the processor, in one process, so
-that other programs hardly show in them. Writes `results/growth.json` and `.md` and the plots `docs/growth.svg`.
+time that grew faster than its work would stand out by `EXCESS`. Times are of the processor, in one process,
+so that other programs hardly show in them. Writes `results/growth.json` and `.md`, and plots to
+`docs/growth.svg`.
 
 The last part takes `rank` apart: what one more source costs, one more target, and one more pair of both.
 From these costs it plans 50 sources by 10 targets, and compares such a plan with the time of a small grid.
@@ -308,7 +309,8 @@ def rank_plan(desk: Desk, quick: bool) -> tuple[Curve, Plan]:
 def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, samples: int) -> str:
     """Return tables of exponents and of the plan."""
     lines = [
-        f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last {FITTED} sizes.",
+        f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last "
+        f"{FITTED} sizes.",
         "",
         "| what | against | sizes | time | exponent | of the work |", "| --- | --- | --- | --- | --: | --: |",
     ]  # fmt: skip
