@@ -325,7 +325,7 @@ def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, sampl
         "| part | time |", "| --- | --: |",
         f"| one more source: samples and features, once for all targets | {plan.source_s:.2f} s |",
         f"| one more target: features, choice, pictures | {plan.target_s:.2f} s |",
-        f"| one pair of them: neighbours, KID, Fréchet distance | {plan.pair_s:.3f} s |",
+        f"| one pair of them: all scores, and the source's sheet | {plan.pair_s:.3f} s |",
         f"| {sources} sources by {targets} targets, planned from these | "
         f"{plan.predicted_s(sources, targets):.1f} s |",
         f"| the same, measured | {plan.grid_s:.1f} s |",
