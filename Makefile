@@ -68,7 +68,7 @@ bench: setup ## all benchmarks that need no GPU, and their tables in docs; hours
 	$(THREADS) $(BIN)/python benchmarks/prepare.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/metrics.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py --compile
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/growth.py --threads 2
+	$(THREADS) $(BIN)/python benchmarks/growth.py
 	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/features.py
 	$(THREADS) $(BIN)/python benchmarks/scaling.py
 	$(THREADS) $(BIN)/python benchmarks/storage.py

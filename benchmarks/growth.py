@@ -4,8 +4,9 @@
 
 Each curve has the time and the work of a few sizes: arithmetic that is counted (training), or what the
 definition asks for (metrics), or the number of things. Exponents are of the last three sizes in log-log. A
-time that grew faster than its work would stand out by `EXCESS`. Writes `results/growth.json` and `.md` and
-the plots `docs/growth.svg`. About ten minutes on two cores.
+time that grew faster than its work would stand out by `EXCESS`. Times are of the processor, in one process,
+so that other programs hardly show in them. Writes `results/growth.json` and `.md`, and plots to
+`docs/growth.svg`.
 
 The last part takes `rank` apart: what one more source costs, one more target, and one more pair of both.
 From these costs it plans 50 sources by 10 targets, and compares such a plan with the time of a small grid.
@@ -94,13 +95,13 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def median_s(action: Callable[[], object], runs: int = 3) -> float:
-    """Return the median time of a call, after one that is not counted."""
+    """Return the median processor time of a call, after one that is not counted."""
     action()
     times = []
     for _ in range(runs):
-        started = time.perf_counter()
+        started = time.process_time()
         action()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return statistics.median(times)
 
 
@@ -214,7 +215,7 @@ class Desk:
         return self.root / f"cache{self.caches}"
 
     def run(self, name: str, out: str, cache: Path, **changes: Any) -> float:
-        """Run a stage and return its seconds."""
+        """Run a stage and return its processor time."""
         settings = {
             "rank.catalogue": self.root / "catalogue.yaml", "rank.samples": self.samples,
             "rank.extractor": "efflite0-128", "runtime.device": "cpu", "runtime.workers": 1,
@@ -224,9 +225,9 @@ class Desk:
         params = load(None, [f"{key}={value}" for key, value in settings.items()])
         job = Job(stage(name), params, *default_paths(stage(name), self.root / out))
         quiet = logging.getLogger("quiet")
-        started = time.perf_counter()
+        started = time.process_time()
         run_job(job, lambda state: Context(state, cache, quiet, NullProgress()), force=True)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def rank(self, target: int, sources: int, cache: Path) -> float:
         """Rank the first few sources for a target and return the seconds."""
@@ -308,7 +309,9 @@ def rank_plan(desk: Desk, quick: bool) -> tuple[Curve, Plan]:
 def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, samples: int) -> str:
     """Return tables of exponents and of the plan."""
     lines = [
-        f"torch {torch.__version__}, {options.threads} threads; exponents of the last {FITTED} sizes.", "",
+        f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last "
+        f"{FITTED} sizes.",
+        "",
         "| what | against | sizes | time | exponent | of the work |", "| --- | --- | --- | --- | --: | --: |",
     ]  # fmt: skip
     for c in curves:
@@ -322,7 +325,7 @@ def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, sampl
         "| part | time |", "| --- | --: |",
         f"| one more source: samples and features, once for all targets | {plan.source_s:.2f} s |",
         f"| one more target: features, choice, pictures | {plan.target_s:.2f} s |",
-        f"| one pair of them: neighbours, KID, Fréchet distance | {plan.pair_s:.3f} s |",
+        f"| one pair of them: all scores, and the source's sheet | {plan.pair_s:.3f} s |",
         f"| {sources} sources by {targets} targets, planned from these | "
         f"{plan.predicted_s(sources, targets):.1f} s |",
         f"| the same, measured | {plan.grid_s:.1f} s |",

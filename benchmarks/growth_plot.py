@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 COLUMNS = 3
-WIDTH, HEIGHT = 300, 210
+WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 40, 40
 TIME, WORK, INK, FAINT = "#2f7de1", "#d9822b", "#333333", "#dddddd"
 

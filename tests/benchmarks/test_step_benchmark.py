@@ -118,6 +118,10 @@ def test_lazy_r1_has_its_share_of_a_steps_arithmetic() -> None:
     assert 1.2 * without < with_r1 < 3 * without
 
 
+def test_getting_images_is_a_small_share_even_of_a_tiny_step() -> None:
+    assert 0 < step.data_share(TINY, "fp32") < 0.2
+
+
 def test_a_row_is_the_median_of_ratios_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([8, 9, 2.0, 1.0, 10.0, 30.0, 4.0, 2.0])
     monkeypatch.setattr(step, "timed", lambda who, steps: next(times))
@@ -131,12 +135,12 @@ def test_peers_that_were_not_given_are_not_in_the_table() -> None:
     row = {
         "setting": "s", "precision": "fp32", "beside": "fp32", "who": "default", "step_s": 0.1,
         "first_step_s": 0.2, "images_per_s": 40.0, "times_default": 1.0, "share_of_peak": 0.5,
-        "extra_mib": 100.0,
+        "data_share": 0.004, "extra_mib": 100.0,
     }  # fmt: skip
     back = {**row, "who": "foreach Adam", "times_default": 1.25}
     options = argparse.Namespace(threads=2, rounds=5)
     text = step.page([row, back], options)
-    assert "| s | fp32 | 100.0 ms | 40 | 50% | 100 MiB |" in text
+    assert "| s | fp32 | 100.0 ms | 40 | 50% | 0.40% | 100 MiB |" in text
     assert "| foreach Adam | 1.25 |" in text
     assert "No peer was given" in text
     assert "first step" not in text
@@ -207,3 +211,29 @@ def test_documents_show_what_the_results_hold() -> None:
     for file in found:
         text = file.read_text(encoding="utf-8")
         assert tables.filled(text, tables.ROOT / "benchmarks" / "results") == text, "run benchmarks/tables.py"
+
+
+# Tables of the older benchmarks
+
+
+def test_serving_tells_what_a_load_did() -> None:
+    serving = loaded("serving")
+    load = serving.Load(seconds=[0.001 * n for n in range(1, 101)], memory_mb=[200.0, 210.04])
+    load.statuses.update({200: 100, 400: 11})
+    text = serving.table(load.facts())
+    assert "| latency of 100 good requests | median 50.5 ms, p95 95" in text
+    assert "100 x 200, 11 x 400; 0 of them with another status" in text
+    assert "200 MB, 210 MB" in text
+
+
+def test_prepare_tells_rates() -> None:
+    prepare = loaded("prepare")
+    text = prepare.table([prepare.row("decoding alone", 2.0, 1000, "more")], 256)
+    assert "JPEG files of 256 px." in text
+    assert text.endswith("| decoding alone | 2.00 s | 500 | more |\n")
+
+
+def test_startup_sets_every_program_beside_the_empty_ones() -> None:
+    startup = loaded("startup")
+    medians = dict.fromkeys(startup.PROGRAMS, 0.06) | {"python -c pass": 0.02, "graftgan --help": 0.09}
+    assert "| `graftgan --help` | 90 ms | 4.50 | 1.50 |" in startup.table(medians)

@@ -29,7 +29,7 @@ class Feed:
     def __init__(self, images: NDArray[np.uint8], device: torch.device, resident: bool | None = None) -> None:
         self.images, self.device = images, device
         fits = fits_on(images.nbytes, device) if resident is None else resident
-        self.resident = torch.from_numpy(np.ascontiguousarray(images)).to(device) if fits else None
+        self.resident = torch.from_numpy(np.array(images)).to(device) if fits else None
 
     def batch(self, rows: NDArray[np.intp]) -> Tensor:
         """Return images as float32 [n, C, R, R] in [-1, 1]."""
