@@ -64,10 +64,10 @@ def panel(curve: Curve) -> str:
         f'<text x="8" y="31"><tspan fill="{TIME}">time: exponent {curve.exponent:.2f}</tspan>, '
         f'<tspan fill="{WORK}">work: {curve.work_exponent:.2f}</tspan></text>',
     ]
-    for decade in range(math.ceil(low), math.floor(high) + 1):
-        _, down = place(curve.sizes[0], 10.0**decade)
+    heights = {value: place(curve.sizes[0], value)[1] for value in (curve.seconds[0], curve.seconds[-1])}
+    for value, down in heights.items():
         shapes.append(f'<path d="M{LEFT} {down}H{WIDTH - RIGHT}" stroke="{FAINT}"/>')
-        shapes.append(f'<text x="{LEFT - 5}" y="{down + 4}" text-anchor="end">{10.0**decade:g} s</text>')
+        shapes.append(f'<text x="{LEFT - 5}" y="{down + 4}" text-anchor="end">{value:.2g} s</text>')
     for size in curve.sizes:
         right, _ = place(size, curve.seconds[0])
         shapes.append(f'<text x="{right}" y="{HEIGHT - 22}" text-anchor="middle">{size:g}</text>')
