@@ -44,7 +44,8 @@ from graftgan.params import load
 RESULTS = Path(__file__).resolve().parent / "results"
 QUALITY = 90
 SLOPE = 1.2
-FEW = 1000
+# As many as take the same path as more do.
+FEW = 2000
 CHUNK_IMAGES = 32
 TEXTURES = 16
 BLOCK_BYTES = 8 << 20
