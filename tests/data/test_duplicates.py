@@ -170,3 +170,16 @@ def test_thumbnail_averages() -> None:
 def test_no_pairs_at_all() -> None:
     found = find([encode(smooth(0))])
     assert found.duplicate_of.tolist() == [-1] and found.near_group.tolist() == [0]
+
+
+@pytest.mark.parametrize("side", [8, 32, 64, 1024])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_thumbnails_are_means_to_the_last_bit(side: int, channels: int) -> None:
+    image = np.random.default_rng(side).integers(0, 256, (side, side, channels), dtype=np.uint8)
+    small = min(side, 32)
+    cells = image.reshape(small, side // small, small, side // small, channels)
+    for array in (cells, np.full_like(cells, 255)):
+        means = array.mean(axis=(1, 3), dtype=np.float64).astype(np.float32)
+        found = thumbnail(array.reshape(image.shape))
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, means.ravel())

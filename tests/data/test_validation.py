@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from graftgan.data.validation import (
     Expectation,
     check,
     check_with_pandas,
+    engine,
     expectations,
     outcome,
     plain_page,
@@ -108,6 +110,16 @@ def test_great_expectations_and_pandas_agree(tmp_path: Path, case: str) -> None:
     assert checked == [check_with_pandas(data[e.table], e) for e in wanted()]
     failures = {"good": 0, "at the limits": 0, "all faults": 11, "too few": 1}
     assert sum(not c.success for c in checked) == failures[case]
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_importing_the_library_leaves_the_garbage_collector_as_it_was(looks: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if looks else gc.disable)()
+        assert engine() is gx and gc.isenabled() == looks
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_data_docs_are_pages_that_name_the_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import importlib.util
 import logging
@@ -16,10 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from graftgan.data.validation import LIBRARY, Checked, Expectation, check
+from graftgan.data.validation import LIBRARY, Checked, Expectation, check, engine
 from graftgan.errors import TryAgain
 
-ENGINE = "graftgan.data.gx"
 UNUSED = ("boto3", "sqlalchemy")
 Tables = Mapping[str, pd.DataFrame]
 Finish = Callable[[], list[Checked]]
@@ -90,15 +88,13 @@ def _killed() -> TryAgain:
 def _serve(link: Connection) -> None:
     # The parent alone answers Ctrl-C; when it is gone, the link breaks and this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A third of the time of the import would go into garbage, though this process lives for seconds, and into
-    # packages for data that is elsewhere, which the library takes along if it finds them.
-    gc.disable()
+    # Packages for data that is elsewhere, which the library takes along where it finds them.
     for name in UNUSED:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
-        engine = importlib.import_module(ENGINE)
+        library = engine()
         tables, wanted, docs = link.recv()
-        link.send(engine.check(tables, wanted, docs))
+        link.send(library.check(tables, wanted, docs))
     except (EOFError, BrokenPipeError):
         return
     except Exception as error:

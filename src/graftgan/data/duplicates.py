@@ -181,5 +181,8 @@ def thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return an image averaged to at most 32 x 32 and flattened, float32 [side * side * C]."""
     side, _, channels = pixels.shape
     small = min(side, THUMBNAIL_SIDE)
-    cells = pixels.reshape(small, side // small, small, side // small, channels)
-    return np.asarray(cells.mean(axis=(1, 3), dtype=np.float32)).ravel()
+    step = side // small
+    # Sums of whole numbers are exact in any order; rows first is the order that machines are fast in.
+    rows = pixels.reshape(small, step, side * channels).sum(axis=1, dtype=np.uint32)
+    sums = rows.reshape(small, small, step, channels).sum(axis=2, dtype=np.uint32)
+    return np.asarray(sums.astype(np.float32) / np.float32(step * step)).ravel()
