@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import graftgan
-from graftgan.checkpoints.adapters import ADAPTER, write_adapter
+from graftgan.checkpoints.adapters import ADAPTER, Adapter, write_adapter
 from graftgan.checkpoints.catalogue import Catalogue, Source
+from graftgan.checkpoints.factors import resolve
 from graftgan.checkpoints.store import WEIGHTS, load_gan
 from graftgan.config import Finetune, Params
 from graftgan.contract import digest_file
 from graftgan.data.dataset import ImageSet
-from graftgan.errors import ConfigError, GraftganError
+from graftgan.errors import CheckpointError, ConfigError, GraftganError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import MARK
 from graftgan.gans.prior import split_prior
@@ -25,6 +26,7 @@ from graftgan.gans.spec import GanSpec
 from graftgan.training.loop import History
 from graftgan.transfer import method
 from graftgan.transfer.adapters import apply, extract
+from graftgan.transfer.memory_bases import compress, compressed_layers, read_earlier, told
 
 PREFIX = "generator_ema."
 
@@ -58,6 +60,24 @@ def check_memory_classes(settings: Finetune, data: ImageSet) -> None:
             f"finetune.gan_memory.classes={wanted}, but the training images of data.path have "
             f"{found or 'no'} classes",
             "set finetune.gan_memory.classes to their number, or to null",
+        )
+
+
+def check_memory_bases(source: Source, params: Params, cache: Path) -> None:
+    """Refuse tasks to build on that are not of this source.
+
+    Raises:
+        CheckpointError: Naming the key and both digests.
+    """
+    settings = params.finetune
+    if settings.method != "gan_memory" or not (earlier := read_earlier(settings)):
+        return
+    digest = digest_file(Catalogue(params.rank.catalogue, cache).folder(source, cache) / WEIGHTS)
+    if earlier[0].base_sha256 != digest:
+        raise CheckpointError(
+            f"finetune.gan_memory.compress.earlier names tasks of a base with sha256 "
+            f"{earlier[0].base_sha256}, but source {source.name} has {digest}",
+            "give tasks of the source that is adapted, or choose theirs in rank.choose",
         )
 
 
@@ -131,6 +151,11 @@ def keep_adapter(
             f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
             "report this as a bug, with the settings of the run",
         )
+    said = []
+    if settings.method == "gan_memory" and settings.gan_memory.compress.enabled:
+        adapter, made = _compressed(base, adapter, settings)
+        history.best_tensors |= {PREFIX + name: tensor for name, tensor in made.items()}
+        said.append(told(adapter))
     origin = {
         "seed": settings.seed,
         "code_version": graftgan.__version__,
@@ -138,4 +163,14 @@ def keep_adapter(
         "licence": source.licence,
     }
     write_adapter(replace(adapter, origin=origin), folder / ADAPTER)
-    return []
+    return said
+
+
+def _compressed(base: Gan, adapter: Adapter, settings: Finetune) -> tuple[Adapter, dict[str, Tensor]]:
+    """Return an adapter with factors, and the averaged generator that it makes, which lost the rest."""
+    earlier = read_earlier(settings)
+    smaller = compress(adapter, compressed_layers(base, settings), settings.gan_memory.compress, earlier)
+    after = tuple(digest_file(Path(name).expanduser()) for name in settings.gan_memory.compress.earlier)
+    smaller = replace(smaller, after=after)
+    made = apply(base, resolve(smaller, earlier, ADAPTER)).generator_ema.state_dict()
+    return smaller, {name: tensor.clone() for name, tensor in made.items()}

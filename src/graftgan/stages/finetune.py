@@ -30,6 +30,7 @@ from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.adapting import (
     adapter_bytes,
+    check_memory_bases,
     check_memory_classes,
     fixed_tensors,
     keep_adapter,
@@ -187,6 +188,8 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
+    if source is not None:
+        check_memory_bases(source, arm.params, ctx.cache)
     chosen_method.even_out(gan, settings)
     # One worker finds the latents; what the networks learnt of a class on the way are its tensors.
     gan.prior = None
