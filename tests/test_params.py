@@ -195,7 +195,8 @@ def changed(key: str, value: Any) -> Any:
         "finetune.class_embedding.classes": [1], "finetune.class_embedding.objective": "probe",
         "finetune.class_embedding.classifier": "x", "finetune.class_embedding.classifier_classes": [1],
         "finetune.class_embedding.diversity": "pixelwise", "finetune.class_embedding.init": ["top"],
-        "finetune.cdc.patch_px": [8, 16],
+        "finetune.cdc.patch_px": [8, 16], "finetune.gan_memory.compress.keep": [0.5] * 5,
+        "finetune.gan_memory.compress.earlier": ["x"],
         "finetune.controls": ["scratch"], "finetune.augment": "none", "finetune.precision": "fp32",
         "registry.gate.mode": "off", "track.mode": "off", "runtime.inception_weights": "x",
     }  # fmt: skip

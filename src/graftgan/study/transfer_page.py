@@ -67,8 +67,13 @@ def make_page(study: Study) -> Page:
 
 def verdict(rows: list[Times], scores: list[Score]) -> str:
     """Return what was found, in a sentence."""
-    best = rows[0]
-    text = f"On {best.target} the best start is {best.source} ({best.arm}), KID {best.best:.3f}."
+    best: dict[str, Times] = {}
+    for row in rows:
+        best.setdefault(row.target, row)
+    text = " ".join(
+        f"On {target} the best start is {row.source} ({row.arm}), KID {row.best:.3f}."
+        for target, row in best.items()
+    )
     if scores:
         hits = ", ".join(f"{score.selector} {score.hits}" for score in scores)
         text += f" Choices that were right, of {scores[0].draws}: {hits}."
