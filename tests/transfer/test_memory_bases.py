@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from stages.test_finetune import Workshop, quick
 from training.nets import copies, equal, recipe
 
-from graftgan.checkpoints.adapters import Adapter, Library, read_adapter, write_adapter
+from graftgan.checkpoints.adapters import ADAPTER, Adapter, Library, read_adapter, write_adapter
 from graftgan.checkpoints.factors import (
     EARLIER,
     LEFT,
@@ -335,6 +337,43 @@ def test_what_does_not_fit_is_refused(tasks: tuple[Path, Path], base: Path, tmp_
         resolve(replace(read_adapter(second), tensors=torn), [read_adapter(first)], "it")
     with pytest.raises(ConfigError, match=r"compress\.earlier names 1 .*compress\.enabled=false"):
         check_settings(recipe(**settings_of(enabled=False, earlier=["x"])))
+
+
+def test_shares_that_leave_everything_whole_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"compress\.enabled=true.*compress\.keep=\[1, 1") as error:
+        method("gan_memory").apply(small("stylegan2"), recipe(**settings_of(keep=[1, 1, 0.95, 0.9, 0.8])))
+    assert "keep=[0.8" in error.value.remedy
+
+
+def test_a_run_keeps_a_compressed_adapter_that_makes_its_model_and_the_next_builds_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path / "home"))
+    workshop = Workshop(tmp_path).furnish()
+    folder, first = workshop.models / "chosen", tmp_path / "first.safetensors"
+    keys = {
+        "finetune__method": "gan_memory", "finetune__controls": "[]",
+        "finetune__gan_memory__compress__enabled": "true",
+        "finetune__gan_memory__compress__keep": "[0.5, 0.5, 0.5, 0.5, 0.5]",
+        "finetune__gan_memory__compress__components": 2,
+        "finetune__gan_memory__compress__up_to_px": 8,
+    }  # fmt: skip
+
+    def model_of(file: Path, earlier: list[Path]) -> dict[str, torch.Tensor]:
+        whole = resolve(read_adapter(file), [read_adapter(path) for path in earlier], "it")
+        return dict(apply(load_gan(workshop.root / "near"), whole).generator_ema.state_dict())
+
+    workshop.run(**quick(**keys))
+    assert equal(model_of(folder / ADAPTER, []), dict(load_gan(folder).generator_ema.state_dict()))
+    assert factorised(read_adapter(folder / ADAPTER))
+    assert any("new components" in text for text in workshop.report()["warnings"])
+    shutil.copyfile(folder / ADAPTER, first)
+    workshop.run(**quick(**keys, finetune__gan_memory__compress__earlier=f"[{first}]"))
+    assert read_adapter(folder / ADAPTER).after == (digest_file(first),)
+    assert equal(model_of(folder / ADAPTER, [first]), dict(load_gan(folder).generator_ema.state_dict()))
+    write_adapter(replace(read_adapter(first), base_sha256="0" * 64), first)
+    with pytest.raises(CheckpointError, match=r"compress\.earlier names tasks of a base .* source near has"):
+        workshop.run(**quick(**keys, finetune__gan_memory__compress__earlier=f"[{first}]"))
 
 
 def test_its_term_is_no_penalty_of_other_methods() -> None:

@@ -105,7 +105,8 @@ def keep_adapter(
     """Write the adapter of the best checkpoint into a run's folder, if its method makes one.
 
     It is applied to the base before it is kept, and must give the averaged generator of the folder bit for
-    bit: so it is also seen that nothing else has moved.
+    bit: so it is also seen that nothing else has moved. Layers that a compressed memory holds as components
+    lose the others, and the best checkpoint takes them from the adapter.
 
     Args:
         history: The run's.
@@ -134,28 +135,23 @@ def keep_adapter(
     if prior is not None:
         return [f"there is no {ADAPTER}: the model has a prior of its own"]
     best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
-    before = base.generator_ema.state_dict()
-    # Of another shape are tables that got classes before the first step.
-    alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
-    moved = [n for n in alike if not torch.equal(before[n], best[n])]
-    if moved:
-        raise GraftganError(
-            f"{', '.join(moved[:3])} of the averaged generator moved, which {settings.method} fixes",
-            "report this as a bug, with the settings of the run",
-        )
+    _check_fixed(base, best, fixed, settings.method)
     digest = digest_file(home / WEIGHTS)
     adapter = extract(base, gan.spec, settings, digest, best, history.best_adapters)
-    again = apply(base, adapter).generator_ema.state_dict()
-    if wrong := [name for name in best if name not in again or not torch.equal(again[name], best[name])]:
+    said, lossy = [], set()
+    if settings.method == "gan_memory" and settings.gan_memory.compress.enabled:
+        adapter, again = _compressed(base, adapter, settings)
+        lossy = {f"{name}.weight" for name in compressed_layers(base, settings)}
+        said.append(told(adapter))
+    else:
+        again = apply(base, adapter).generator_ema.state_dict()
+    exact = best.keys() - lossy
+    if wrong := [n for n in sorted(exact) if n not in again or not torch.equal(again[n], best[n])]:
         raise GraftganError(
             f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
             "report this as a bug, with the settings of the run",
         )
-    said = []
-    if settings.method == "gan_memory" and settings.gan_memory.compress.enabled:
-        adapter, made = _compressed(base, adapter, settings)
-        history.best_tensors |= {PREFIX + name: tensor for name, tensor in made.items()}
-        said.append(told(adapter))
+    history.best_tensors |= {PREFIX + name: again[name] for name in sorted(lossy)}
     origin = {
         "seed": settings.seed,
         "code_version": graftgan.__version__,
@@ -166,6 +162,17 @@ def keep_adapter(
     return said
 
 
+def _check_fixed(base: Gan, best: Mapping[str, Tensor], fixed: set[str], name: str) -> None:
+    before = base.generator_ema.state_dict()
+    # Of another shape are tables that got classes before the first step.
+    alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
+    if moved := [n for n in alike if not torch.equal(before[n], best[n])]:
+        raise GraftganError(
+            f"{', '.join(moved[:3])} of the averaged generator moved, which {name} fixes",
+            "report this as a bug, with the settings of the run",
+        )
+
+
 def _compressed(base: Gan, adapter: Adapter, settings: Finetune) -> tuple[Adapter, dict[str, Tensor]]:
     """Return an adapter with factors, and the averaged generator that it makes, which lost the rest."""
     earlier = read_earlier(settings)
@@ -173,4 +180,4 @@ def _compressed(base: Gan, adapter: Adapter, settings: Finetune) -> tuple[Adapte
     after = tuple(digest_file(Path(name).expanduser()) for name in settings.gan_memory.compress.earlier)
     smaller = replace(smaller, after=after)
     made = apply(base, resolve(smaller, earlier, ADAPTER)).generator_ema.state_dict()
-    return smaller, {name: tensor.clone() for name, tensor in made.items()}
+    return smaller, dict(made)

@@ -173,8 +173,15 @@ def prepare(gan: Gan, settings: Finetune) -> None:
         )
     if section.classes is not None:
         add_classes(gan, section.classes)
-    earlier = read_earlier(settings)
-    starts = {name: starts_of(name, earlier) for name in compressed_layers(gan, settings)}
+    earlier, layers = read_earlier(settings), compressed_layers(gan, settings)
+    if section.compress.enabled and not layers:
+        keep = ", ".join(f"{share:g}" for share in section.compress.keep)
+        raise ConfigError(
+            f"finetune.gan_memory.compress.enabled=true with finetune.gan_memory.compress.keep=[{keep}] "
+            "leaves every layer whole: the source has few filters in its small blocks",
+            "lower the shares for few filters, such as keep=[0.8, 0.8, 0.8, 0.8, 0.8], or raise up_to_px",
+        )
+    starts = {name: starts_of(name, earlier) for name in layers}
     for network in (gan.generator, gan.generator_ema):
         chosen = modulated(network, linear=True)
         _modulate(network, chosen, section.normalise, section.classes or 0, starts)

@@ -200,6 +200,18 @@ def _factors(
     }
 
 
+def least_saved(gan: Gan, settings: Finetune) -> int:
+    """Return how many values compression leaves out at least, of a first task with `components` given.
+
+    As many as `keep` asks for are known after training only, and may be all.
+    """
+    count, saved = settings.gan_memory.compress.components, 0
+    for name in compressed_layers(gan, settings) if count else ():
+        rows, columns = gan.generator.get_submodule(name).weight.shape[:2]
+        saved += len(PARTS) * max(rows * columns - count * (rows + columns + 1), 0)
+    return saved
+
+
 def told(adapter: Adapter) -> str:
     """Return what a compressed adapter holds, as a sentence."""
     new = [t.numel() for n, t in adapter.tensors.items() if n.endswith(SCALE)]
