@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,8 +207,11 @@ def least_saved(gan: Gan, settings: Finetune) -> int:
     As many as `keep` asks for are known after training only, and may be all.
     """
     count, saved = settings.gan_memory.compress.components, 0
-    for name in compressed_layers(gan, settings) if count else ():
-        rows, columns = gan.generator.get_submodule(name).weight.shape[:2]
+    if count is None:
+        return 0
+    for name in compressed_layers(gan, settings):
+        weight: Any = gan.generator.get_submodule(name).weight
+        rows, columns = weight.shape[:2]
         saved += len(PARTS) * max(rows * columns - count * (rows + columns + 1), 0)
     return saved
 

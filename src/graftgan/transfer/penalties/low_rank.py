@@ -26,7 +26,8 @@ def rank_term(matrix: Tensor) -> Tensor:
     """
     values = torch.linalg.svdvals(matrix.float())
     place = torch.arange(len(values), device=values.device) / len(values)
-    return (values * (LEAST + torch.sigmoid(STEEPNESS * place))).sum()
+    weighted: Tensor = values * (LEAST + torch.sigmoid(STEEPNESS * place))
+    return weighted.sum()
 
 
 class LowRankResiduals(BasePenalty):
