@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from auto_rules import refresh
 from transfer import RESULTS, ROOT, mean_interval, prepare, settings_of, train
 
 from graftgan.checkpoints.store import WEIGHTS
@@ -239,6 +240,7 @@ def main() -> None:
         write_json(RESULTS / "methods.json", results)
         write_text(RESULTS / "methods.md", table(results))
     print(table(results))
+    print("\n".join(refresh()))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ def rows() -> list[tuple[str, Finetune]]:
         for name in ("filter_transfer", "adafm")
     ]
     given: dict[str, dict[str, object]] = {
+        "`gan_memory`, `compress`, 64 components": {
+            "method": "gan_memory",
+            "gan_memory": {"compress": {"enabled": True, "components": 64}},
+        },
         "`minegan`, `joint_from: null`": {"method": "minegan", "minegan": {"joint_from": None}},
         "`class_embedding`, one class": {"method": "class_embedding", "controls": []},
         "`full`, `prior: gmm`": {"method": "full", "prior": "gmm"},

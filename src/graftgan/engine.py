@@ -40,6 +40,8 @@ from graftgan.unfinished import Note, noted, unused
 
 # A feature network or classifier that the user brings; the file may change while its name stays.
 NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
+# Files of earlier tasks, which are named in a list.
+ADAPTER_FILES = "finetune.gan_memory.compress.earlier"
 StageFunction = Callable[..., Outcome]
 """Takes inputs, parameters, outputs and context, and the item of a stage that has one."""
 
@@ -87,6 +89,8 @@ class Job:
         for key, value in leaves(self.params, self.spec.params).items():
             if isinstance(value, str) and (found := NETWORK_FILE.match(value)):
                 named[key] = Path(found["path"]).expanduser()
+            elif key == ADAPTER_FILES:
+                named |= {f"{key}[{i}]": Path(name).expanduser() for i, name in enumerate(value)}
         return named
 
     def in_stores(self) -> list[str]:

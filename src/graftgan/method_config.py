@@ -8,6 +8,8 @@ from pydantic import Field
 
 from graftgan.section import Count, Fraction, Positive, Section
 
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
 
 class CrossDomainCorrespondence(Section):
     """Penalty and method cdc: images stay as alike as in the source, and few of them are judged whole."""
@@ -87,6 +89,30 @@ class AdaFM(Section):
     )
 
 
+class Compression(Section):
+    """Method gan_memory: scales and shifts of large layers as few components, which later tasks build on."""
+
+    enabled: bool = Field(False, description="Matrices of the large layers become sums of few components.")
+    weight: Annotated[float, Field(ge=0.0)] = Field(
+        0.01, description="Weight of the sum of singular values, the small ones counting up to ten times."
+    )
+    every: Count = Field(10, description="That term is added at every so many G steps.")
+    keep: tuple[Share, Share, Share, Share, Share] = Field(
+        (1.0, 1.0, 0.95, 0.9, 0.8),
+        description="Share of the singular values that is kept in layers of up to 64, 128, 256, 512 and more "
+        "filters; 1 leaves a layer whole.",
+    )
+    components: Count | None = Field(
+        None, description="Most new components of a matrix; null is as many as `keep` asks for."
+    )
+    up_to_px: Count | None = Field(
+        None, description="Blocks of G up to this size are compressed; null is an eighth of the image side."
+    )
+    earlier: tuple[str, ...] = Field(
+        (), description="Compressed adapter files of the tasks before, in their order, to build on."
+    )
+
+
 class GanMemory(Section):
     """Method gan_memory: what is modulated."""
 
@@ -99,6 +125,9 @@ class GanMemory(Section):
     classes: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="Classes of the images, each with a bias of its own in a residual GAN; null is none.",
+    )
+    compress: Compression = Field(
+        default_factory=Compression, description="Smaller adapters that build on those of earlier tasks."
     )
 
 

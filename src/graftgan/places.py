@@ -26,7 +26,8 @@ def cache_home() -> Path:
 
 @functools.cache
 def code_digest() -> str:
-    """Return the sha256 over the package's source files."""
+    """Return the sha256 over the package's source files and the rules that it reads."""
     root = Path(graftgan.__file__).parent
-    files = sorted(root.rglob("*.py"), key=lambda f: f.relative_to(root).as_posix())
+    found = (file for file in root.rglob("*") if file.suffix in (".py", ".json"))
+    files = sorted(found, key=lambda f: f.relative_to(root).as_posix())
     return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from scipy.stats import chisquare, kstest, norm, wasserstein_distance
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from graftgan.study.plane import (
     MODES,
     RADIUS,
     SOURCE_MODES,
+    SUBSET,
     fat_circle,
     gradient_similarity,
     modes_and_fidelity,
@@ -81,6 +84,17 @@ def test_w1_on_a_line_is_that_of_scipy() -> None:
     flat = np.zeros(80)
     found = wasserstein(np.stack([a, flat], axis=1), np.stack([b, flat], axis=1))
     assert found == pytest.approx(wasserstein_distance(a, b))
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0])
+def test_potentials_leave_the_distance_of_large_sets_what_it_is(shift: float) -> None:
+    x, y = fat_circle(1100, rng(1)).numpy(), ten_modes(1100, rng(2)).numpy() + shift
+    costs = cdist(x.astype(np.float64), y.astype(np.float64))
+    rows, columns = linear_sum_assignment(costs)
+    assert len(x) > 2 * SUBSET, "or it would be the same sum"
+    assert wasserstein(x, y) == pytest.approx(costs[rows, columns].mean(), rel=1e-12)
+    twice = np.repeat(x[:550], 2, axis=0)
+    assert wasserstein(twice, twice[::-1]) == pytest.approx(0, abs=1e-9), "equal points"
 
 
 def test_w1_of_fresh_target_samples_is_its_sampling_floor() -> None:

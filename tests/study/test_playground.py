@@ -34,7 +34,9 @@ from graftgan.study.playground import (
     Playground,
     Scale,
     arm_units,
+    coarse_first,
     correlation_units,
+    finished,
     look,
     pretrainings,
     run,
@@ -155,6 +157,24 @@ def test_a_killed_study_goes_on_where_it_was(done: tuple[Path, Playground], tmp_
     assert kept
     assert run(tmp_path, 1, TINY, Context(tmp_path, tmp_path), workers=1) == found
     assert all(p.stat().st_mtime_ns == at for p, at in kept.items()), "what was done was not done again"
+
+
+def test_coarse_checkpoints_come_first_and_none_is_left_out() -> None:
+    (source, *_) = pretrainings(Path(), 1, Scale())
+    order = coarse_first(source)
+    assert sorted(order) == source.steps and len(order) == 101
+    assert order[:4] == [0, 3200, 1600, 4800], "the middle of what is left, again and again"
+
+
+def test_one_source_alone_without_arms_and_what_is_done_so_far(
+    done: tuple[Path, Playground], tmp_path: Path
+) -> None:
+    _, whole = done
+    found = run(tmp_path, 1, TINY, Context(tmp_path, tmp_path), 1, laws=("I",), with_arms=False)
+    assert found.checkpoints == [r for r in whole.checkpoints if r["source"] == "I"] and not found.arms
+    assert finished(tmp_path, 1, TINY) == found
+    next(tmp_path.glob("units/*/checkpoint-I-0-10.json")).unlink()
+    assert [r["step"] for r in finished(tmp_path, 1, TINY).checkpoints] == [0, 20]
 
 
 def test_seeds_depend_on_the_words() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,18 @@ def test_selectors_are_judged_by_the_arm_with_both_networks_and_scratch(done: St
     assert draw.rows == done.rankings["pictures"]["rows"]
 
 
+def test_the_verdict_names_every_target_and_what_is_as_good(done: Study) -> None:
+    first = times(done.records)[0]
+    rows = [
+        replace(first, target=target, source=source, arm="both", best=kid)
+        for target, source, kid in (("a", "x", 1.0), ("a", "y", 1.05), ("a", "z", 1.06), ("b", "z", -1.0))
+    ]
+    assert transfer_page.verdict(rows, []) == (
+        "On a the lowest KID, 1.000, is of x (both); within 5% of it: y (both). "
+        "On b the lowest KID, -1.000, is of z (both)."
+    )
+
+
 def test_the_page_and_the_table(done: Study, tmp_path: Path) -> None:
     table, page = transfer_page.write(done, tmp_path)
     assert pd.read_parquet(table).equals(frame(done)) and len(frame(done)) == 16
@@ -306,7 +319,7 @@ def test_the_command_runs_a_whole_tiny_study(
     result = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert (
-        "On pictures the best start is" in result.output and "Choices that were right, of 1" in result.output
+        "On pictures the lowest KID, " in result.output and "Choices that were right, of 1" in result.output
     )
     assert (done.plan.out / "transfer.html").is_file()
     assert read_json(next(done.plan.out.glob("pictures/units/near-both-*.json")))["arm"] == "both"

@@ -32,7 +32,7 @@ def test_the_command_runs_on_the_zoo_and_the_shipped_images(
     words += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     result = CliRunner().invoke(cli, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert "On micah the best start is" in result.output
+    assert "On micah the lowest KID, " in result.output
     page = (tmp_path / "study" / "transfer.html").read_text(encoding="utf-8")
     assert "arms of mixture" in page and "arms of big-smile" in page
     table = pd.read_parquet(tmp_path / "study" / "transfer.parquet")

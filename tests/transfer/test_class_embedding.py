@@ -267,7 +267,9 @@ def test_at_full_size_one_row_is_128_values() -> None:
 
 
 def test_a_source_without_classes_is_refused() -> None:
-    with pytest.raises(ConfigError, match="has no classes"):
+    with pytest.raises(
+        ConfigError, match=r"finetune\.method=class_embedding: .* family=stylegan2, has no classes"
+    ):
         method("class_embedding").apply(small("stylegan2"), recipe(method="class_embedding"))
 
 

@@ -124,17 +124,35 @@ def test_reconstruction_of_the_images_themselves_is_perfect() -> None:
     assert float(off) == pytest.approx(1 / float(flat(real).square().mean()) + 1)
 
 
+NEW = (2.0, 0.5)
+
+
 def tuned(
-    alpha: float, seed: int = 0, init: str = "target", phi: str = "pixelwise", lr: float = 0.02
+    alpha: float,
+    seed: int = 0,
+    init: str = "target",
+    phi: str = "pixelwise",
+    lr: float = 0.02,
+    new: bool = False,
 ) -> tuple[float, float]:
-    """Deviation and probability of a collapsed class of a toy: R^3 -> mean and deviation of a Gaussian."""
+    """Deviation and probability of a class of the sheet's toy: R^4 -> means and deviations of a Gaussian.
+
+    Of six classes the last has collapsed; with `new` it is one that the generator never had.
+    """
     centres = [(4 * math.cos(k), 4 * math.sin(k)) for k in np.linspace(0, 2 * math.pi, 6, endpoint=False)]
-    rows = torch.tensor([[*c, math.log(s)] for c, s in zip(centres, [0.6] * 5 + [0.02], strict=True)])
-    means = torch.tensor(centres)
+    deviations = [0.6] * 5 + [0.02]
+    rows = torch.tensor([[*c, math.log(s), math.log(s)] for c, s in zip(centres, deviations, strict=True)])
+    means, wanted = torch.tensor([*centres, NEW]) if new else torch.tensor(centres), 6 if new else 5
 
     def logits(x: torch.Tensor) -> torch.Tensor:
         return -torch.cdist(x, means).square() / (2 * 0.6**2)
 
+    mixing = torch.randn(2, 8, generator=rng(5))
+    looks = {
+        "pixelwise": lambda x: x,
+        "features": lambda x: torch.tanh(x @ mixing / 4),
+        "softmax": lambda x: logits(x).softmax(dim=1),
+    }
     starts = {"target": rows[5], "mean": rows.mean(dim=0), "random": rows[4]}
     vector = starts[init].clone().requires_grad_(True)
     low, high = float(rows.min()), float(rows.max())
@@ -148,18 +166,18 @@ def tuned(
         z = torch.randn(10, 2, generator=draws)
         for _ in range(20):
             x = draw(z)
-            seen = logits(x).softmax(dim=1) if phi == "softmax" else x
-            loss = Classifier(logits, 5)(x) - alpha * diversity(seen, z, random_pairs(10, draws))
+            term = alpha * diversity(looks[phi](x), z, random_pairs(10, draws))
             adam.zero_grad()
-            loss.backward()
+            torch.autograd.backward(Classifier(logits, wanted)(x) - term)
             adam.step()
     with torch.no_grad():
         x = draw(torch.randn(500, 2, generator=draws))
-        return float(x.std(dim=0).mean()), float(logits(x).softmax(dim=1)[:, 5].mean())
+        return float(x.std(dim=0).mean()), float(logits(x).softmax(dim=1)[:, wanted].mean())
 
 
-def test_diversity_recovers_a_collapsed_class() -> None:
-    plain, (varied, probability) = tuned(0.0)[0], tuned(1.0)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_diversity_recovers_a_collapsed_class(seed: int) -> None:
+    plain, (varied, probability) = tuned(0.0, seed)[0], tuned(1.0, seed)
     assert varied > 2 * plain
     assert probability >= 0.9
 
@@ -170,8 +188,37 @@ def test_classes_begun_elsewhere_vary_more_than_the_collapsed_one() -> None:
         free, probability = tuned(0.0, init=init, lr=0.05)
         assert free > 2 * stuck, init
         assert probability >= 0.9, init
+        assert tuned(1.0, init=init, lr=0.05)[0] > free, init
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_class_that_the_generator_never_had_is_found_from_the_mean(seed: int) -> None:
+    # Classes lie two deviations and more apart, so that some of a healthy class is taken for a neighbour's.
+    assert tuned(0.0, seed, init="mean", lr=0.05, new=True)[1] >= 0.9
 
 
 def test_comparing_images_helps_more_than_comparing_sure_answers() -> None:
     """Where the classifier is sure already, its answers hardly differ and have next to no slope."""
-    assert tuned(1.0, phi="pixelwise")[0] > 2 * tuned(1.0, phi="softmax")[0]
+    sure = tuned(1.0, phi="softmax")[0]
+    assert tuned(1.0, phi="pixelwise")[0] > 2 * sure
+    assert tuned(1.0, phi="features")[0] > 1.2 * sure
+
+
+def test_the_gradient_of_the_whole_objective_is_that_of_central_differences() -> None:
+    """Classifier less diversity, through a generator of three layers."""
+    layers = [normal(8, 16, seed=1) / 3, normal(16, 16, seed=2) / 4, normal(16, 6, seed=3) / 4]
+    judge, z, pairs = normal(6, 5, seed=4), normal(8, 4, seed=5), random_pairs(8, rng(6))
+
+    def value(c: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([z, c.expand(8, -1)], dim=1)
+        for layer in layers:
+            x = torch.tanh(x @ layer)
+        return Classifier(lambda images: images @ judge, 2)(x) - 0.5 * diversity(x, z, pairs)
+
+    c = normal(4, seed=7).requires_grad_(True)
+    (slope,) = torch.autograd.grad(value(c), c)
+    for i in range(4):
+        step = torch.zeros(4, dtype=torch.float64)
+        step[i] = 1e-6
+        expected = float((value(c.detach() + step) - value(c.detach() - step)) / 2e-6)
+        assert float(slope[i]) == pytest.approx(expected, rel=1e-3)

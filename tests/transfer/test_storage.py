@@ -41,6 +41,23 @@ def test_the_published_shares() -> None:
     assert storage(resnet2, small).base_bytes == pytest.approx(384e6, rel=0.01)
 
 
+def test_a_compressed_memory_is_its_components() -> None:
+    resnet4 = GanSpec.from_dict(
+        {"family": "resnet_gan", "resolution": 256, "variant": "resnet4", "embed_dim": 1, "stages": 7}
+    )
+    compress = {"enabled": True, "components": 64}
+    settings = Finetune.model_validate({"method": "gan_memory", "gan_memory": {"compress": compress}})
+    # Stages 0 to 3 have two convolutions each, from 1024, 1024, 1024 and 512 maps.
+    sides = [(1024, 1024)] * 4 + [(512, 1024), (512, 512), (256, 512), (256, 256)]
+    whole = storage(resnet4, Finetune(method="gan_memory"))
+    dropped = 2 * sum(rows * columns - 64 * (rows + columns + 1) for rows, columns in sides)
+    found = storage(resnet4, settings)
+    assert whole.stored_bytes - found.stored_bytes == 4 * dropped
+    assert found.trainable_generator == whole.trainable_generator == 10_549_248
+    unknown = Finetune.model_validate({"method": "gan_memory", "gan_memory": {"compress": {"enabled": True}}})
+    assert storage(resnet4, unknown).stored_bytes == whole.stored_bytes, "known after training only"
+
+
 def test_the_table_has_a_row_each_and_dashes_where_a_method_is_not_for_the_network() -> None:
     spec = GanSpec.from_dict({"family": "biggan", "resolution": 32, "classes": 3, "g_ch": 4, "d_ch": 4})
     lines = table(spec, [(f"`{name}`", Finetune(method=name)) for name in ("full", "lora")]).split("\n")

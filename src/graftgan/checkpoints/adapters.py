@@ -22,6 +22,7 @@ KEY = "adapter"
 BASE, TASKS = "base", "tasks"
 FIELDS = ("base_sha256", "method", "settings", "spec")
 ORIGIN = "origin"
+AFTER = "after"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Adapter:
         tensors: What was trained or added, by its name in the generator before it is folded.
         origin: Where it comes from, for people: seed and code version of its run, name and licence of its
             base. Empty for what was blended or transplanted, and in files from before there was one.
+        after: Digests of the files that its factors build on, in their order; see `checkpoints.factors`.
     """
 
     base_sha256: str
@@ -44,6 +46,7 @@ class Adapter:
     spec: dict[str, Any]
     tensors: dict[str, Tensor]
     origin: dict[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
     @property
     def values(self) -> int:
@@ -54,6 +57,8 @@ class Adapter:
 def write_adapter(adapter: Adapter, path: Path) -> None:
     """Write an adapter; all but its tensors is JSON under the metadata key ``adapter``."""
     about = {name: getattr(adapter, name) for name in (*FIELDS, ORIGIN)}
+    if adapter.after:
+        about[AFTER] = list(adapter.after)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in adapter.tensors.items()}
     with atomic_path(path) as temporary:
         save_tensors(tensors, temporary, {KEY: canonical_json(about)})
@@ -80,13 +85,14 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})[KEY])
-        about = {ORIGIN: {}, **about}
-        kinds = (str, str, dict, dict, dict)
-        names = (*FIELDS, ORIGIN)
+        about = {ORIGIN: {}, AFTER: [], **about}
+        kinds = (str, str, dict, dict, dict, list)
+        names = (*FIELDS, ORIGIN, AFTER)
         if set(about) != set(names) or any(
             not isinstance(about[name], kind) for name, kind in zip(names, kinds, strict=True)
         ):
             raise ValueError("its fields are others")
+        about[AFTER] = tuple(map(str, about[AFTER]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not an adapter file: {error}", f"give a run's {ADAPTER}") from None
     return dict(about)
@@ -190,21 +196,40 @@ class Library:
 
         Raises:
             ConfigError: There is a task of this name.
-            CheckpointError: The file is no adapter, or one of another base.
+            CheckpointError: The file is no adapter, one of another base, or builds on one that is not there.
         """
         target = self.file(name)
         if target.exists():
             raise ConfigError(f"{self.folder} has a task {name!r}", "use another name, or remove its file")
-        check_base(read_adapter(adapter), self.base, str(adapter))
+        found = read_adapter(adapter)
+        check_base(found, self.base, str(adapter))
+        self.before(found, str(adapter))
         with atomic_path(target) as temporary:
             shutil.copyfile(adapter, temporary)
 
+    def before(self, adapter: Adapter, origin: str) -> list[Adapter]:
+        """Return the tasks that an adapter builds on, in their order.
+
+        Raises:
+            CheckpointError: One is not in the library.
+        """
+        if not adapter.after:
+            return []
+        files = {digest_file(self.file(name)): self.file(name) for name in self.names()}
+        if missing := [digest for digest in adapter.after if digest not in files]:
+            raise CheckpointError(
+                f"{origin} builds on the adapter with sha256 {missing[0]}, which {self.folder} does not have",
+                "add the tasks before it first",
+            )
+        return [read_adapter(files[digest]) for digest in adapter.after]
+
     def read(self, name: str) -> Adapter:
-        """Read the adapter of a task.
+        """Read the adapter of a task, factors put together.
 
         Raises:
             ConfigError: There is no such task.
-            CheckpointError: Its file is damaged, or the base is not the one it was trained on.
+            CheckpointError: Its file is damaged, the base is not the one it was trained on, or a task that
+                it builds on is not there.
         """
         path = self.file(name)
         if not path.is_file():
@@ -213,7 +238,10 @@ class Library:
             )
         adapter = read_adapter(path)
         check_base(adapter, self.base, str(path))
-        return adapter
+        # It reads adapters, which this module defines.
+        from graftgan.checkpoints.factors import resolve
+
+        return resolve(adapter, self.before(adapter, str(path)), str(path))
 
     def load_base(self) -> Gan:
         """Load the base's networks, strictly."""

@@ -32,6 +32,8 @@ def adapter_show(file: Path) -> None:
     click.echo(
         f"  {adapter.values:,} values in {len(adapter.tensors)} tensors, {file.stat().st_size:,} bytes"
     )
+    if adapter.after:
+        click.echo(f"  builds on adapters with sha256 {', '.join(adapter.after)}")
     for part, count in sorted(parts(adapter).items()):
         click.echo(f"  {part}: {count:,} values")
 
@@ -40,13 +42,24 @@ def adapter_show(file: Path) -> None:
 @click.argument("base", type=PATH)
 @click.argument("adapter", type=PATH)
 @click.option("--out", required=True, type=PATH, help="New checkpoint folder.")
-def adapter_apply(base: Path, adapter: Path, out: Path) -> None:
+@click.option(
+    "--library",
+    type=PATH,
+    help="Where the tasks are that a compressed ADAPTER builds on; it need not be there.",
+)
+def adapter_apply(base: Path, adapter: Path, out: Path, library: Path | None) -> None:
     """Write the network that ADAPTER makes of the checkpoint folder BASE."""
-    from graftgan.checkpoints.adapters import read_adapter
+    from graftgan.checkpoints.adapters import Library, read_adapter
+    from graftgan.checkpoints.factors import resolve
+    from graftgan.errors import ConfigError
     from graftgan.transfer.adapters import apply, load_base
 
     refuse_existing(out)
     found = read_adapter(adapter)
+    if found.after and library is None:
+        raise ConfigError(f"{adapter} builds on {len(found.after)} other adapters", "name their --library")
+    before = Library(library).before(found, str(adapter)) if library else []
+    found = resolve(found, before, str(adapter))
     write_checkpoint(apply(load_base(base, found, str(adapter)), found), out)
     click.echo(f"{out}: {found.method}, {found.values:,} values applied")
 

@@ -34,7 +34,7 @@ def playground_command(
 ) -> None:
     """Re-do the two-dimensional playground: recall, outcome, and what G and D bring.
 
-    A seed takes about three hours of one core, or some minutes with --quick.
+    A seed takes about two hours of one core, or some minutes with --quick.
 
     A study that was interrupted goes on where it was.
     """

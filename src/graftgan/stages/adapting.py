@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 import graftgan
-from graftgan.checkpoints.adapters import ADAPTER, write_adapter
+from graftgan.checkpoints.adapters import ADAPTER, Adapter, write_adapter
 from graftgan.checkpoints.catalogue import Catalogue, Source
+from graftgan.checkpoints.factors import resolve
 from graftgan.checkpoints.store import WEIGHTS, load_gan
 from graftgan.config import Finetune, Params
 from graftgan.contract import digest_file
 from graftgan.data.dataset import ImageSet
-from graftgan.errors import ConfigError, GraftganError
+from graftgan.errors import CheckpointError, ConfigError, GraftganError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import MARK
 from graftgan.gans.prior import split_prior
@@ -25,6 +26,7 @@ from graftgan.gans.spec import GanSpec
 from graftgan.training.loop import History
 from graftgan.transfer import method
 from graftgan.transfer.adapters import apply, extract
+from graftgan.transfer.memory_bases import compress, compressed_layers, read_earlier, told
 
 PREFIX = "generator_ema."
 
@@ -61,6 +63,24 @@ def check_memory_classes(settings: Finetune, data: ImageSet) -> None:
         )
 
 
+def check_memory_bases(source: Source, params: Params, cache: Path) -> None:
+    """Refuse tasks to build on that are not of this source.
+
+    Raises:
+        CheckpointError: Naming the key and both digests.
+    """
+    settings = params.finetune
+    if settings.method != "gan_memory" or not (earlier := read_earlier(settings)):
+        return
+    digest = digest_file(Catalogue(params.rank.catalogue, cache).folder(source, cache) / WEIGHTS)
+    if earlier[0].base_sha256 != digest:
+        raise CheckpointError(
+            f"finetune.gan_memory.compress.earlier names tasks of a base with sha256 "
+            f"{earlier[0].base_sha256}, but source {source.name} has {digest}",
+            "give tasks of the source that is adapted, or choose theirs in rank.choose",
+        )
+
+
 def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Return the bytes of what samples are drawn with: the averaged G, its buffers, and a prior."""
     return sum(t.numel() * t.element_size() for n, t in tensors.items() if n.startswith((PREFIX, "prior.")))
@@ -85,7 +105,8 @@ def keep_adapter(
     """Write the adapter of the best checkpoint into a run's folder, if its method makes one.
 
     It is applied to the base before it is kept, and must give the averaged generator of the folder bit for
-    bit: so it is also seen that nothing else has moved.
+    bit: so it is also seen that nothing else has moved. Layers that a compressed memory holds as components
+    lose the others, and the best checkpoint takes them from the adapter.
 
     Args:
         history: The run's.
@@ -114,15 +135,23 @@ def keep_adapter(
     if prior is not None:
         return [f"there is no {ADAPTER}: the model has a prior of its own"]
     best = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
-    _refuse_moved(base, best, fixed, settings.method)
+    _check_fixed(base, best, fixed, settings.method)
     digest = digest_file(home / WEIGHTS)
     adapter = extract(base, gan.spec, settings, digest, best, history.best_adapters)
-    again = apply(base, adapter).generator_ema.state_dict()
-    if wrong := [name for name in best if name not in again or not torch.equal(again[name], best[name])]:
+    said, lossy = [], set()
+    if settings.method == "gan_memory" and settings.gan_memory.compress.enabled:
+        adapter, again = _compressed(base, adapter, settings)
+        lossy = {f"{name}.weight" for name in compressed_layers(base, settings)}
+        said.append(told(adapter))
+    else:
+        again = apply(base, adapter).generator_ema.state_dict()
+    exact = best.keys() - lossy
+    if wrong := [n for n in sorted(exact) if n not in again or not torch.equal(again[n], best[n])]:
         raise GraftganError(
             f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
             "report this as a bug, with the settings of the run",
         )
+    history.best_tensors |= {PREFIX + name: again[name] for name in sorted(lossy)}
     origin = {
         "seed": settings.seed,
         "code_version": graftgan.__version__,
@@ -130,16 +159,25 @@ def keep_adapter(
         "licence": source.licence,
     }
     write_adapter(replace(adapter, origin=origin), folder / ADAPTER)
-    return []
+    return said
 
 
-def _refuse_moved(base: Gan, best: Mapping[str, Tensor], fixed: set[str], name: str) -> None:
+def _check_fixed(base: Gan, best: Mapping[str, Tensor], fixed: set[str], name: str) -> None:
     before = base.generator_ema.state_dict()
     # Of another shape are tables that got classes before the first step.
     alike = [n for n in sorted(fixed) if n in before and n in best and before[n].shape == best[n].shape]
-    moved = [n for n in alike if not torch.equal(before[n], best[n])]
-    if moved:
+    if moved := [n for n in alike if not torch.equal(before[n], best[n])]:
         raise GraftganError(
             f"{', '.join(moved[:3])} of the averaged generator moved, which {name} fixes",
             "report this as a bug, with the settings of the run",
         )
+
+
+def _compressed(base: Gan, adapter: Adapter, settings: Finetune) -> tuple[Adapter, dict[str, Tensor]]:
+    """Return an adapter with factors, and the averaged generator that it makes, which lost the rest."""
+    earlier = read_earlier(settings)
+    smaller = compress(adapter, compressed_layers(base, settings), settings.gan_memory.compress, earlier)
+    after = tuple(digest_file(Path(name).expanduser()) for name in settings.gan_memory.compress.earlier)
+    smaller = replace(smaller, after=after)
+    made = apply(base, resolve(smaller, earlier, ADAPTER)).generator_ema.state_dict()
+    return smaller, dict(made)

@@ -8,6 +8,7 @@ from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.class_table import class_table, take_classes, write_row
+from graftgan.transfer.class_settings import table_place
 
 KEY = "finetune.class_embedding.classes"
 
@@ -22,6 +23,7 @@ def fit_rows(gan: Gan, source: Source, data: ImageSet, settings: Finetune) -> tu
     Raises:
         ConfigError: Images and `finetune.class_embedding.classes` do not go together.
     """
+    table_place(gan.generator_ema)
     table = class_table(gan.generator_ema)
     section = settings.class_embedding
     train = data.labels("train")

@@ -31,6 +31,7 @@ from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.adapting import (
     adapter_bytes,
+    check_memory_bases,
     check_memory_classes,
     fixed_tensors,
     keep_adapter,
@@ -187,6 +188,34 @@ def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
         check_family(params.finetune.method, catalogue.spec(source, cache).family, source.name)
 
 
+def training_set(data: ImageSet, gan: Gan) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the training images, and their labels where the networks have classes.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    images = data.images("train")
+    if len(images) < 2:
+        raise DataError(
+            f"there are {len(images)} training images", "add images or lower the shares of data.split"
+        )
+    # Images without labels are all of the one class that a source with classes is then given.
+    return images, np.maximum(data.labels("train"), 0) if gan.spec.classes else None
+
+
+def train(loop: Loop, arm: Arm) -> History:
+    """Run the loop to its end, under the profiler where `runtime.profile` asks for it."""
+    watch = profile_of(arm, loop.trainer)
+    with profiling(watch):
+        history = loop.run()
+    if watch is not None:
+        share = f"{watch.data_share:.2%}"
+        loop.ctx.log.info(
+            "%s: getting images takes %s of a step; profile in %s", arm.run, share, watch.folder
+        )
+    return history
+
+
 def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Train one arm, write its folder and return the content of its `model.json`."""
     settings = arm.params.finetune
@@ -198,6 +227,8 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
+    if source is not None:
+        check_memory_bases(source, arm.params, ctx.cache)
     chosen_method.even_out(gan, settings)
     # One worker finds the latents; what the networks learnt of a class on the way are its tensors.
     gan.prior = None
@@ -211,13 +242,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     moving, fixed = moving_parameters(gan), fixed_tensors(gan)
     # A small set's batches would overwrite the statistics that the source learnt from many images.
     gan.generator.freeze_statistics(source is not None)
-    images = data.images("train")
-    if len(images) < 2:
-        raise DataError(
-            f"there are {len(images)} training images", "add images or lower the shares of data.split"
-        )
-    # Images without labels are all of the one class that a source with classes is then given.
-    labels = np.maximum(data.labels("train"), 0) if gan.spec.classes else None
+    images, labels = training_set(data, gan)
     trainer = make_stepper(arm, chosen_method, start, images, labels, prior)
     judge, warnings = make_judge(data, arm.params, ctx)
     warnings += [*start.changes, *(prior.warnings if prior is not None else ())]
@@ -225,12 +250,7 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
         # Not among the results, for it is of this machine.
         ctx.log.warning("%s: %s", arm.run, text)
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
-    watch = profile_of(arm, trainer)
-    with profiling(watch):
-        history = Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s).run()
-    if watch is not None:
-        share = f"{watch.data_share:.2%}"
-        ctx.log.info("%s: getting images takes %s of a step; profile in %s", arm.run, share, watch.folder)
+    history = train(Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s), arm)
 
     def write() -> dict[str, Any]:
         added = chosen_method.finish(gan)

@@ -22,6 +22,8 @@ TARGET_SIGMA = 0.25
 SOURCE_MODES = (4, 5, 6)
 MODE_REACH = 4 * TARGET_SIGMA
 MODE_SHARE = 0.01
+SUBSET = 512
+"""Points a side that the potentials which speed an assignment up are found on."""
 
 Points = NDArray[np.floating]
 Law = Callable[[int, torch.Generator], Tensor]
@@ -62,7 +64,8 @@ def wasserstein(x: Points, y: Points) -> float:
     """Return the exact 1-Wasserstein distance of two equally large sets of points [n, 2].
 
     With uniform weights and equal sizes optimal transport is an assignment; the distance is the mean matched
-    Euclidean distance.
+    Euclidean distance. The best assignment stays the best whatever is subtracted from whole rows and columns:
+    from large sets potentials are, which is as exact and several times faster where they are far apart.
 
     Raises:
         ValueError: The sets differ in size or are empty.
@@ -73,8 +76,29 @@ def wasserstein(x: Points, y: Points) -> float:
     if len(x) != len(y) or not len(x):
         raise ValueError(f"an assignment needs equally many points, not {len(x)} and {len(y)}")
     costs = cdist(np.asarray(x, np.float64), np.asarray(y, np.float64))
-    rows, columns = linear_sum_assignment(costs)
+    rows, columns = linear_sum_assignment(_relieved(costs) if len(costs) > 2 * SUBSET else costs)
     return float(costs[rows, columns].mean())
+
+
+def _relieved(costs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return costs [n, n] less potentials of rows and columns, so that few of them are far below the rest.
+
+    The columns' are those of entropic transport (Sinkhorn's algorithm in logarithms, with an entropy that
+    shrinks) from the first rows to the first columns, extended to all columns.
+    """
+    some = torch.from_numpy(costs[:SUBSET]).float()
+    square, shift = some[:, :SUBSET], torch.zeros(SUBSET)
+    scale = float(square.mean())
+    rows, entropy = torch.zeros(SUBSET), scale
+    for halvings in range(2, 9):
+        entropy = scale / 2**halvings
+        for _ in range(5):
+            rows = -entropy * torch.logsumexp((shift - square) / entropy, dim=1)
+            shift = -entropy * torch.logsumexp((rows[:, None] - square) / entropy, dim=0)
+    columns = -entropy * torch.logsumexp((rows[:, None] - some) / entropy, dim=0)
+    relieved: NDArray[np.float64] = costs - columns.double().numpy()
+    relieved -= relieved.min(axis=1, keepdims=True)
+    return relieved
 
 
 def modes_and_fidelity(points: Points) -> tuple[int, float]:

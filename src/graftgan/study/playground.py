@@ -6,6 +6,7 @@ Two parts. *Correlation* adapts every checkpoint of both sources in the publishe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graftgan.context import Context
-from graftgan.contract import atomic_path, digest_text
+from graftgan.contract import atomic_path, digest_text, read_json
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.study.nets import LR, Duel, Pair, draw, fresh_pair
 from graftgan.study.plane import LAWS, gradient_similarity, modes_and_fidelity, ring_centres, wasserstein
@@ -202,21 +203,36 @@ def look(pair: Pair, step: int, scale: Scale) -> dict[str, float]:
     }
 
 
-def pretrainings(root: Path, seeds: int, scale: Scale) -> list[Pretraining]:
-    """Return all sources of both parts."""
-    parts: tuple[Literal["correlation", "arms"], ...] = ("correlation", "arms")
-    return [Pretraining(root, law, s, part, scale) for part in parts for s in range(seeds) for law in SOURCES]
+def pretrainings(
+    root: Path, seeds: int, scale: Scale, laws: Sequence[str] = SOURCES, arms: bool = True
+) -> list[Pretraining]:
+    """Return the sources: those of the correlation, and both that the arms take, if there are to be arms."""
+    seeded = range(seeds)
+    correlated = [Pretraining(root, law, s, "correlation", scale) for s in seeded for law in laws]
+    crossed = [Pretraining(root, law, s, "arms", scale) for s in seeded for law in SOURCES]
+    return correlated + (crossed if arms else [])
+
+
+def coarse_first(source: Pretraining) -> list[int]:
+    """Return a source's checkpoints by halved gaps, so that those of a run cut short are evenly spread."""
+    steps, order, gap = source.steps, [source.steps[0]], 1
+    while gap < len(steps):
+        gap *= 2
+    while gap > 1:
+        gap //= 2
+        order += [step for step in steps[gap::gap] if step not in order]
+    return order
 
 
 def correlation_units(root: Path, sources: list[Pretraining], scale: Scale) -> list[Adaptation]:
-    """Return the adaptation of every checkpoint, in the published setting."""
+    """Return the adaptation of every checkpoint, in the published setting, in the order they are done."""
     return [
         Adaptation(
             root, f"checkpoint-{source.law}-{source.seed}-{step}", (source.weights, step),
             (source.weights, step), (("source", source.law), ("step", step)),
             scale.adapt_steps, 0.0, source.seed, scale,
         )
-        for source in sources if source.part == "correlation" for step in source.steps
+        for source in sources if source.part == "correlation" for step in coarse_first(source)
     ]  # fmt: skip
 
 
@@ -252,7 +268,15 @@ class Playground:
     arms: list[Record]
 
 
-def run(out: Path, seeds: int, scale: Scale, ctx: Context, workers: int) -> Playground:
+def run(
+    out: Path,
+    seeds: int,
+    scale: Scale,
+    ctx: Context,
+    workers: int,
+    laws: Sequence[str] = SOURCES,
+    with_arms: bool = True,
+) -> Playground:
     """Do what is not done yet and return everything.
 
     Args:
@@ -261,11 +285,30 @@ def run(out: Path, seeds: int, scale: Scale, ctx: Context, workers: int) -> Play
         scale: How much.
         ctx: Progress, log and stop signal.
         workers: Processes at once.
+        laws: Sources whose checkpoints are adapted.
+        with_arms: Whether the arms are done.
     """
     root = out / "units" / settings_key(asdict(scale))
-    sources = pretrainings(root, seeds, scale)
+    sources = pretrainings(root, seeds, scale, laws, with_arms)
     about_sources = finish_all(sources, ctx, 1, workers)
-    units = [*correlation_units(root, sources, scale), *arm_units(root, sources, seeds, scale)]
+    units = correlation_units(root, sources, scale)
+    if with_arms:
+        units += arm_units(root, sources, seeds, scale)
     records = finish_all(units, ctx, 1, workers)
-    arms = [record for record in records if "arm" in record]
-    return Playground(scale, seeds, about_sources, [r for r in records if "arm" not in r], arms)
+    return gather(scale, seeds, about_sources, records)
+
+
+def gather(scale: Scale, seeds: int, sources: list[Record], records: Sequence[Record]) -> Playground:
+    """Sort records into those of checkpoints, by source and step, and those of arms."""
+    checkpoints = [record for record in records if "arm" not in record]
+    checkpoints.sort(key=lambda record: (record["seed"], SOURCES.index(record["source"]), record["step"]))
+    return Playground(scale, seeds, sources, checkpoints, [r for r in records if "arm" in r])
+
+
+def finished(out: Path, seeds: int, scale: Scale) -> Playground:
+    """Return what is done of a study that is not at its end, without doing any of it."""
+    root = out / "units" / settings_key(asdict(scale))
+    sources = pretrainings(root, seeds, scale)
+    units = [*correlation_units(root, sources, scale), *arm_units(root, sources, seeds, scale)]
+    known, records = ([read_json(u.file) for u in some if u.file.is_file()] for some in (sources, units))
+    return gather(scale, seeds, known, records)

@@ -12,6 +12,7 @@ from graftgan.study.transfer import ARMS, Study
 from graftgan.study.transfer_findings import Times, averaged, draws, frame, grouped, times
 
 ARM_COLOURS = dict(zip(ARMS, PALETTE, strict=False))
+NEAR = 0.05
 MEASURES = {
     "kid": ("KID on the validation images", "Lower is better."),
     "recall": ("Recall", "Share of validation images that are covered."),
@@ -67,12 +68,19 @@ def make_page(study: Study) -> Page:
 
 def verdict(rows: list[Times], scores: list[Score]) -> str:
     """Return what was found, in a sentence."""
-    best = rows[0]
-    text = f"On {best.target} the best start is {best.source} ({best.arm}), KID {best.best:.3f}."
+    targets = dict.fromkeys(row.target for row in rows)
+    text = " ".join(_lowest([row for row in rows if row.target == target]) for target in targets)
     if scores:
         hits = ", ".join(f"{score.selector} {score.hits}" for score in scores)
         text += f" Choices that were right, of {scores[0].draws}: {hits}."
     return text
+
+
+def _lowest(rows: list[Times]) -> str:
+    first, *others = rows
+    near = [f"{r.source} ({r.arm})" for r in others if r.best <= first.best + NEAR * abs(first.best)]
+    alike = f"; within {NEAR:.0%} of it: {', '.join(near)}" if near else ""
+    return f"On {first.target} the lowest KID, {first.best:.3f}, is of {first.source} ({first.arm}){alike}."
 
 
 def score_table(scores: list[Score]) -> Table:

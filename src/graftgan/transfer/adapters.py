@@ -60,6 +60,8 @@ def extract(
         if name not in folded and (name not in before or not torch.equal(tensor, before[name].cpu()))
     }
     dumped = settings.model_dump(mode="json")
+    # Where tensors lie does not depend on how they are compressed, and files of earlier tasks lie anywhere.
+    dumped["gan_memory"].pop("compress")
     places = {key: dumped[key] for key in PLACES}
     return Adapter(sha256, settings.method, places, _sizes(spec), {**changed, **added})
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from graftgan.config import Finetune
 from graftgan.gans.base import Gan, draw_latents
-from graftgan.gans.class_table import PLACES, class_table, generate, place, take_classes, write_row
+from graftgan.gans.class_table import PLACES, class_table, generate, take_classes, write_row
 from graftgan.training.loop import total_images
 from graftgan.transfer.base import Method
 from graftgan.transfer.class_game import NewClass
 from graftgan.transfer.class_goals import make_objective, targets_of
 from graftgan.transfer.class_objectives import Classifier, Objective, Reconstruction, diversity, random_pairs
-from graftgan.transfer.class_settings import Preset, preset, refuse
+from graftgan.transfer.class_settings import Preset, preset, refuse, table_place
 from graftgan.transfer.direct import DirectTrainer, Task
 
 TOP_SAMPLES = 10
@@ -243,7 +243,7 @@ class ClassTuner(DirectTrainer):
 
 def table_name(gan: Gan, settings: Finetune) -> set[str]:
     """Return the name of the table that rows move in."""
-    return {place(gan.generator).name}
+    return {table_place(gan.generator).name}
 
 
 METHOD = Method(

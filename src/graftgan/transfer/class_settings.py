@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
+from graftgan.gans.base import Generator
+from graftgan.gans.class_table import Place, place
 from graftgan.method_config import ClassEmbedding
 from graftgan.training.loop import total_images
 from graftgan.transfer.direct import refuse_gan_settings
@@ -29,6 +31,18 @@ USES = {
     "repurpose": Preset(("mean", "top"), 0.5, 0.1, 0.9),
     "debias": Preset(("target",), 1.0, 0.05, 0.1),
 }
+
+
+def table_place(generator: Generator) -> Place:
+    """Return where a source has its class vectors.
+
+    Raises:
+        ConfigError: It has none; named are the method and the source's family.
+    """
+    try:
+        return place(generator)
+    except ConfigError as error:
+        raise ConfigError(f"finetune.method=class_embedding: {error.message}", error.remedy) from None
 
 
 def preset(section: ClassEmbedding) -> Preset:

@@ -6,9 +6,12 @@ GAN. In a StyleGAN2, a port, the mapping's layers and those that make styles are
 demodulation cancels what a scale has in common over a whole filter.
 
 With `gan_memory.classes` the task has classes, each with a bias of its own behind the first linear layer.
+With `gan_memory.compress` scales and shifts of large layers build on those of earlier tasks: `memory_bases`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from graftgan.gans.resnet_gan.head import SmallHead
 from graftgan.gans.stylegan2.layers import FullyConnected
 from graftgan.transfer.base import Method, every_parameter
 from graftgan.transfer.levels import is_convolution
+from graftgan.transfer.memory_bases import Shared, Start, check, compressed_layers, read_earlier, starts_of
 from graftgan.transfer.memory_classes import add_classes
 
 FAMILIES = {"resnet_gan": ("fc.",), "stylegan2": ("b4.",)}
@@ -39,15 +43,21 @@ class StyleModulation(nn.Module):
     those of a sample (ddof 1). A plane of deviation 0 is its shift alone: its gamma starts at 0. Without
     normalisation mean is 0, deviation 1, and the start exact.
 
+    Where earlier tasks have components of gamma or beta, that is their sum with coefficients that move, and
+    what is called gamma or beta here is what the task adds to it, 0 at the start.
+
     Args:
         weight: What it acts on.
         normalise: Whether the weight is normalised.
+        starts: Components of earlier tasks, by part.
     """
 
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, weight: Tensor, normalise: bool = True) -> None:
+    def __init__(
+        self, weight: Tensor, normalise: bool = True, starts: Mapping[str, Start] | None = None
+    ) -> None:
         super().__init__()
         weight = weight.detach().contiguous()
         over = (1,) if weight.ndim == 2 else (2, 3)
@@ -63,10 +73,17 @@ class StyleModulation(nn.Module):
         self.beta = nn.Parameter(mean.clone())
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation.masked_fill(dead, 1.0))
+        self.shared = nn.ModuleDict({p: Shared(start, weight.device) for p, start in (starts or {}).items()})
+        for part in self.shared:
+            self.get_parameter(part).data.zero_()
+
+    def _whole(self, part: str) -> Tensor:
+        own = self.get_parameter(part)
+        return own + self.shared[part]() if part in self.shared else own
 
     def forward(self, weight: Tensor) -> Tensor:
         """Map the base's weight to the task's."""
-        return self.gamma * ((weight - self.mean) / self.deviation) + self.beta
+        return self._whole("gamma") * ((weight - self.mean) / self.deviation) + self._whole("beta")
 
 
 class ClassModulation(StyleModulation):
@@ -113,14 +130,20 @@ def modulated(network: nn.Module, linear: bool) -> list[str]:
     ]
 
 
-def _modulate(network: nn.Module, names: list[str], normalise: bool, classes: int = 0) -> None:
+def _modulate(
+    network: nn.Module,
+    names: list[str],
+    normalise: bool,
+    classes: int = 0,
+    starts: Mapping[str, Mapping[str, Start]] | None = None,
+) -> None:
     for name in names:
         module = network.get_submodule(name)
         weight, bias = module.get_parameter("weight"), getattr(module, "bias", None)
         style = (
             ClassModulation(weight, normalise, classes)
             if classes and name == CLASS_LAYER
-            else StyleModulation(weight, normalise)
+            else StyleModulation(weight, normalise, (starts or {}).get(name))
         )
         parametrize.register_parametrization(module, "weight", style)
         if bias is not None:
@@ -133,6 +156,7 @@ def prepare(gan: Gan, settings: Finetune) -> None:
     Raises:
         ConfigError: The family is neither of the two, D is a fresh one, G has a small head, or classes are
             wanted where there can be none.
+        CheckpointError: An adapter of an earlier task does not fit.
     """
     section, family = settings.gan_memory, gan.spec.family
     if family not in FAMILIES or any(isinstance(module, SmallHead) for module in gan.generator.modules()):
@@ -149,8 +173,18 @@ def prepare(gan: Gan, settings: Finetune) -> None:
         )
     if section.classes is not None:
         add_classes(gan, section.classes)
+    earlier, layers = read_earlier(settings), compressed_layers(gan, settings)
+    if section.compress.enabled and not layers:
+        keep = ", ".join(f"{share:g}" for share in section.compress.keep)
+        raise ConfigError(
+            f"finetune.gan_memory.compress.enabled=true with finetune.gan_memory.compress.keep=[{keep}] "
+            "leaves every layer whole: the source has few filters in its small blocks",
+            "lower the shares for few filters, such as keep=[0.8, 0.8, 0.8, 0.8, 0.8], or raise up_to_px",
+        )
+    starts = {name: starts_of(name, earlier) for name in layers}
     for network in (gan.generator, gan.generator_ema):
-        _modulate(network, modulated(network, linear=True), section.normalise, section.classes or 0)
+        chosen = modulated(network, linear=True)
+        _modulate(network, chosen, section.normalise, section.classes or 0, starts)
     if section.modulate_d:
         chosen = modulated(gan.discriminator, linear=False)
         _modulate(gan.discriminator, chosen, section.normalise)
@@ -172,5 +206,7 @@ METHOD = Method(
     trainable_generator=lambda gan, settings: set(adapters(gan.generator)),
     trainable_discriminator=moving_discriminator,
     prepare=prepare,
+    check=check,
+    penalties=("low_rank",),
     adapter=True,
 )

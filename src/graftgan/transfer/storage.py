@@ -16,6 +16,7 @@ from graftgan.gans.miner import miner_of
 from graftgan.gans.spec import GanSpec
 from graftgan.transfer import method
 from graftgan.transfer.class_embedding import ClassTuner
+from graftgan.transfer.memory_bases import least_saved
 
 BYTES = 4
 COMPONENTS = 5
@@ -32,7 +33,8 @@ class Storage:
         base_bytes: The source's G in float32.
         stored_bytes: What tells the adapted G from its source, in float32: what moves, or all of it where the
             method makes no adapter file, and the law of its latents if it has one of its own. The file's
-            header and what few buffers follow come on top.
+            header and what few buffers follow come on top. Of a compressed memory it is the most for a first
+            task.
     """
 
     trainable_generator: int
@@ -64,7 +66,8 @@ def storage(spec: GanSpec, settings: Finetune) -> Storage:
         # The file of a row, beside the model: the others of the table are the source's.
         of_g = max(len(settings.class_embedding.classes), 1) * class_table(gan.generator).shape[1]
         return Storage(of_g, of_d, whole, BYTES * of_g)
-    stored = BYTES * of_g if chosen.adapter else whole
+    saved = least_saved(gan, settings) if settings.method == "gan_memory" else 0
+    stored = BYTES * (of_g - saved) if chosen.adapter else whole
     return Storage(of_g, of_d, whole, stored + _law_bytes(gan, settings))
 
 

@@ -11,6 +11,7 @@ from graftgan.transfer.penalties.bsd import SpectralDiversification
 from graftgan.transfer.penalties.cdc import DistanceConsistency
 from graftgan.transfer.penalties.ewc import ElasticWeightConsolidation
 from graftgan.transfer.penalties.l2_sp import StartingPoint
+from graftgan.transfer.penalties.low_rank import LowRankResiduals
 
 PENALTIES: dict[str, type[BasePenalty]] = {
     kind.name: kind
@@ -22,6 +23,9 @@ PENALTIES: dict[str, type[BasePenalty]] = {
     )
 }
 
+OWN: dict[str, type[BasePenalty]] = {LowRankResiduals.name: LowRankResiduals}
+"""Terms that a method brings and that mean nothing with another."""
+
 
 def make_penalties(settings: Finetune) -> list[Penalty]:
     """Return the method's own penalties, then those that the settings name, without those of weight 0.
@@ -31,7 +35,7 @@ def make_penalties(settings: Finetune) -> list[Penalty]:
     """
     own = method(settings.method).penalties
     names = (*own, *settings.penalties)
-    for name in names:
+    for name in settings.penalties:
         if name not in PENALTIES:
             raise ConfigError(
                 f"finetune.penalties: {name!r} is not a penalty", f"use some of {', '.join(PENALTIES)}"
@@ -44,7 +48,8 @@ def make_penalties(settings: Finetune) -> list[Penalty]:
         )
     if len(set(names)) < len(names):
         raise ConfigError("finetune.penalties names a penalty twice", "give each once and set its weight")
-    kinds = [PENALTIES[name] for name in names if PENALTIES[name].weight_of(settings) > 0]
+    known = PENALTIES | OWN
+    kinds = [known[name] for name in names if known[name].weight_of(settings) > 0]
     for kind in kinds:
         kind.check(settings)
     return [kind() for kind in kinds]
