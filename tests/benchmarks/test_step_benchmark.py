@@ -228,9 +228,9 @@ def test_serving_tells_what_a_load_did() -> None:
 
 def test_prepare_tells_rates() -> None:
     prepare = loaded("prepare")
-    text = prepare.table([prepare.row("decoding alone", 2.0, 1000, "more")], 256)
-    assert "JPEG files of 256 px." in text
-    assert text.endswith("| decoding alone | 2.00 s | 500 | more |\n")
+    text = prepare.table([prepare.row("decoding alone", prepare.Cost(1000, 2.0, 3.0), "more")], "JPEG files")
+    assert text.startswith("JPEG files\n")
+    assert text.endswith("| decoding alone | 2.00 s | 500 | 3.00 ms | more |\n")
 
 
 def test_startup_sets_every_program_beside_the_empty_ones() -> None:

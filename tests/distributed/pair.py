@@ -17,7 +17,7 @@ from training.nets import everything, pictures, recipe, tiny
 from training.test_families import SIZES
 from training.test_prior import mixture
 
-from graftgan.errors import GraftganError
+from graftgan.errors import Ending
 from graftgan.gans.base import build
 from graftgan.gans.spec import GanSpec
 from graftgan.training.ada_controller import AdaControllerConfig
@@ -109,7 +109,7 @@ def main(body: Callable[[], None], device: str = "cpu") -> None:
     try:
         with joined(device):
             body()
-    except GraftganError as error:
+    except Ending as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
