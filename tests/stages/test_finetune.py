@@ -36,7 +36,8 @@ from graftgan.gans.base import build, draw_latents, sample, to_uint8
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import paired_kid_difference
 from graftgan.params import load
-from graftgan.stages.finetune import COLUMNS, LAST, KidJudge, curves_csv
+from graftgan.stages.finetune import COLUMNS, LAST, curves_csv
+from graftgan.stages.judging import KidJudge
 from graftgan.stages.specs import stage
 from graftgan.training.loop import TIMELINE_IMAGES, TIMELINE_SEED, Measurement
 from graftgan.transfer.auto import decide

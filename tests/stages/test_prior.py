@@ -30,7 +30,8 @@ from graftgan.gans.prior import Mixture
 from graftgan.metrics.features import make_extractor
 from graftgan.packages import load_package, write_package
 from graftgan.sampling import open_generator
-from graftgan.stages.finetune import LAST, KidJudge
+from graftgan.stages.finetune import LAST
+from graftgan.stages.judging import KidJudge
 from graftgan.stages.prior import PAIRS, REPORT, check_prior, schedule_of
 from graftgan.transfer.inversion import Inverted
 from stages.test_finetune import FILES, Workshop, quick

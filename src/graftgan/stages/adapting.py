@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,7 @@ def keep_adapter(
         said.append(told(adapter))
     else:
         again = apply(base, adapter).generator_ema.state_dict()
-    exact = best.keys() - lossy
-    if wrong := [n for n in sorted(exact) if n not in again or not torch.equal(again[n], best[n])]:
-        raise GraftganError(
-            f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
-            "report this as a bug, with the settings of the run",
-        )
+    _check_equal(again, best, best.keys() - lossy)
     history.best_tensors |= {PREFIX + name: again[name] for name in sorted(lossy)}
     origin = {
         "seed": settings.seed,
@@ -169,6 +164,14 @@ def _check_fixed(base: Gan, best: Mapping[str, Tensor], fixed: set[str], name: s
     if moved := [n for n in alike if not torch.equal(before[n], best[n])]:
         raise GraftganError(
             f"{', '.join(moved[:3])} of the averaged generator moved, which {name} fixes",
+            "report this as a bug, with the settings of the run",
+        )
+
+
+def _check_equal(again: Mapping[str, Tensor], best: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    if wrong := [n for n in sorted(names) if n not in again or not torch.equal(again[n], best[n])]:
+        raise GraftganError(
+            f"{', '.join(wrong[:3])} of the averaged generator is not what the adapter makes of its source",
             "report this as a bug, with the settings of the run",
         )
 

@@ -19,14 +19,12 @@ from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
 from graftgan.checkpoints.store import SPEC, WEIGHTS, gan_tensors, save_tensors
 from graftgan.config import Finetune, Params
 from graftgan.context import Context
-from graftgan.contract import Outcome, digest_text, read_json, write_json, write_text
+from graftgan.contract import Outcome, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device, pick_dtype, precision_name
 from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Gan, Generator, sample
 from graftgan.gans.prior import split_prior
-from graftgan.metrics.features import Extractor
-from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.parallel import processes, run_all
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.adapting import (
@@ -39,14 +37,7 @@ from graftgan.stages.adapting import (
     stored_bytes,
 )
 from graftgan.stages.class_report import class_facts
-from graftgan.stages.features import (
-    BLOCK_IMAGES,
-    Features,
-    cached_together,
-    opaque,
-    open_extractor,
-    share_of,
-)
+from graftgan.stages.judging import make_judge
 from graftgan.stages.prior import Prepared, check_prior, prepare_prior, prior_facts, write_inversion
 from graftgan.stages.start import Start, starting_point
 from graftgan.stages.together import check_workers
@@ -54,7 +45,7 @@ from graftgan.training import memory
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
 from graftgan.training.feed import switches
-from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, Measurement, total_images
+from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, total_images
 from graftgan.training.profile import Profile, profiling
 from graftgan.training.state import SAVED, StateStore
 from graftgan.training.stepper import Stepper
@@ -66,7 +57,7 @@ from graftgan.transfer.class_embedding import ClassTuner
 from graftgan.transfer.combinations import check_settings
 from graftgan.transfer.direct import Task
 from graftgan.transfer.penalties import make_penalties
-from graftgan.world import collected, from_first, is_first, joined_rows, take_from_first, world
+from graftgan.world import from_first, is_first, take_from_first, world
 
 COLUMNS = (
     "images_seen", "loss_g", "loss_d", "r1", "path_length", "sign_real", "sign_fake", "ada_p",
@@ -94,38 +85,6 @@ class Arm:
     params: Params
     dataset: Path
     folder: Path
-
-
-class KidJudge:
-    """Measures validation KID from fixed latents.
-
-    Args:
-        real: Features of the validation images.
-        extractor: What made them.
-        samples: Images sampled at each look.
-        seed: Seed of the latents.
-    """
-
-    def __init__(self, real: Features, extractor: Extractor, samples: int, seed: int) -> None:
-        self.real, self.extractor, self.samples, self.seed = real, extractor, samples, seed
-
-    def measure(self, generator: Generator) -> Measurement:
-        """Sample, each worker a share, and score."""
-        here = world()
-        share = (here.rank, here.size)
-        images = sample(generator, self.samples, self.seed, batch=BLOCK_IMAGES, share=share)
-        features = joined_rows(collected(self.extractor(opaque(images))), BLOCK_IMAGES)
-        estimate = from_first(lambda: kid(features, self.real))
-        return Measurement(estimate.value, estimate.low, estimate.high, torch.from_numpy(features))
-
-    def improves(self, new: Measurement, best: Measurement) -> bool:
-        """Ask for more than one standard error of the paired difference."""
-
-        def better() -> bool:
-            difference = paired_kid_difference(new.features.numpy(), best.features.numpy(), self.real)
-            return difference.value + difference.stderr < 0
-
-        return from_first(better)
 
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
@@ -334,19 +293,6 @@ def augmentation(settings: Finetune) -> Any:
         target=settings.ada_target, speed_kimg=settings.ada_speed_kimg, p_max=settings.ada_p_max
     )
     return make_augment(settings.augment, ada=ada)
-
-
-def make_judge(data: ImageSet, params: Params, ctx: Context) -> tuple[KidJudge, list[str]]:
-    """Return the judge of checkpoints, and a warning if it has no validation images to judge by."""
-    settings = params.finetune
-    extractor = open_extractor(settings.validation_extractor, params)
-    split, warnings = "validation", []
-    if split in data.missing:
-        split = "train"
-        warnings.append(f"the checkpoint was chosen on training images: {data.missing['validation']}")
-    key = digest_text(f"{data.digest} {split}")
-    real = cached_together(key, partial(share_of, data.images(split)), extractor, ctx, f"{split} features")
-    return KidJudge(real, extractor, settings.validation_samples, settings.seed), warnings
 
 
 def write_arm(

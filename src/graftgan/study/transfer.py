@@ -32,7 +32,8 @@ from graftgan.metrics.manifold import manifold_scores
 from graftgan.parallel import processes
 from graftgan.places import cache_home
 from graftgan.runner import display, run_stage
-from graftgan.stages.finetune import KidJudge, augmentation, make_judge
+from graftgan.stages.finetune import augmentation
+from graftgan.stages.judging import KidJudge, make_judge
 from graftgan.stages.specs import stage
 from graftgan.stages.start import starting_point
 from graftgan.study.units import Record, finish_all, settings_key
