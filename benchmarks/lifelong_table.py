@@ -128,8 +128,9 @@ def table(results: dict[str, Any]) -> str:
         f"`{results['protocol']}`. Lower is better, but for PSNR. Means and counts are of tasks 2 to "
         f"{count}: the first is the same model in all chains. No worse are tasks whose score is within the "
         "interval of the standalone model or better; standalone models of another seed show what chance in "
-        "training changes. A store of 1 is all filters of one generator. Seconds are of one core, with the "
-        "ranking of starts. After each addition the test outputs of earlier tasks are compared to the bit.",
+        "training changes. A store of 1 is all filters of one generator. Seconds are of the clock "
+        "of one process, with the ranking of starts, and grow with what else the machine does. "
+        "After each addition the test outputs of earlier tasks are compared to the bit.",
         "",
         "| arm | stored | L1 | feature angle | KID | no worse: L1, angle, KID | s a task | earlier outputs |",
         "| --- |" + " --- |" * 7,
