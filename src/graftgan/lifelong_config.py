@@ -107,6 +107,10 @@ class TranslationScores(Section):
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = Field(0.95, description="Level of the intervals.")
     max_images: Annotated[int, Field(ge=16)] = Field(1000, description="Most test images used.")
+    standalone: bool = Field(
+        False,
+        description="Train a model of its own for each task too, at the same budget, for the report.",
+    )
 
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
