@@ -66,7 +66,7 @@ def test_another_network_in_the_same_file_is_opened(tmp_path: Path, opened: list
 
 def test_another_size_of_input_is_another_extractor(tmp_path: Path, opened: list[str]) -> None:
     name = written(tmp_path / "a.pt", Colours())
-    protocols = {open_extractor(n, PARAMS).protocol for n in (name, name.replace("8", "16"))}
+    protocols = {open_extractor(n, PARAMS).protocol for n in (name, name.replace("px=8", "px=16"))}
     assert len(protocols) == len(opened) == 2
 
 
