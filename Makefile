@@ -24,7 +24,7 @@ run: setup ## prepare, rank, finetune, evaluate, report and register the shipped
 test: setup ## the default tests
 	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
 
-nightly: nightly-tests nightly-faults ## all tests; `make -j2 -k nightly` does both halves at once
+nightly: nightly-tests nightly-faults image-test ## all tests; `make -j2 -k nightly` does two parts at once
 
 nightly-tests: setup ## all tests but the next two kinds, the slow ones included
 	$(THREADS) $(BIN)/python -m pytest -m 'not gpu and not image' --ignore=tests/faults --ignore=tests/fuzz

@@ -277,7 +277,7 @@ def _first(desk: Desk) -> dict[str, Any]:
 def test_features_of_another_protocol_are_refused(desk: Desk) -> None:
     """A cache file that was moved to another name is not compared with what it does not belong to."""
     desk.run()
-    other = make_extractor(desk.extractor.replace("16", "8"))
+    other = make_extractor(desk.extractor.replace("px=16", "px=8"))
     files = sorted((desk.root / "cache" / "features").rglob("*.safetensors"))
     for file in files:
         FeatureCache(desk.root / "x").put("content", other.protocol, np.zeros((3, 48), np.float32))

@@ -198,7 +198,7 @@ def test_what_changes_the_samples_or_their_features_is_measured_again(
     shelf.run()
     first = counted.features
     if "rank__extractor" in change:
-        change = {"rank__extractor": shelf.extractor.replace("16", "8")}
+        change = {"rank__extractor": shelf.extractor.replace("px=16", "px=8")}
     shelf.run(**change)
     assert counted.features - first >= 3 * SAMPLES
 
