@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -100,3 +101,20 @@ def test_a_process_whose_parent_is_gone_ends() -> None:
     its.close()
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_nothing_is_left_for_python_to_warn_of(tmp_path: Path) -> None:
+    """The library's progress bars make semaphores, which a killed process would leave behind."""
+    script = tmp_path / "once.py"
+    script.write_text(
+        "import logging, pathlib, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_checking import WANTED, checking, tables\n"
+        "if __name__ == '__main__':\n"
+        "    with checking(pathlib.Path(sys.argv[1]), logging.getLogger(), apart=True) as begin:\n"
+        "        assert len(begin(tables(), WANTED)()) == len(WANTED)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""

@@ -19,6 +19,7 @@ from graftgan.data.validation import LIBRARY, Checked, Expectation, check, engin
 from graftgan.errors import TryAgain
 
 UNUSED = ("boto3", "sqlalchemy")
+END_WITHIN_S = 5.0
 Tables = Mapping[str, pd.DataFrame]
 Finish = Callable[[], list[Checked]]
 """Waits for the outcome of each expectation, in their order."""
@@ -60,6 +61,8 @@ def checking(docs: Path, log: logging.Logger, apart: bool) -> Iterator[Begin]:
         yield begin
     finally:
         mine.close()
+        # It ends by itself; killed, it would leave semaphores behind, which Python tells of.
+        process.join(END_WITHIN_S)
         process.kill()
         process.join()
 
