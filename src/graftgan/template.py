@@ -32,8 +32,8 @@ def _lines(section: dict[str, Any], texts: dict[str, str], prefix: str, depth: i
             yield f"{indent}{name}:"
             yield from _lines(value, texts, f"{key}.", depth + 1)
         else:
-            # A comment needs a space before it, however long the value.
-            yield f"{f'{indent}{name}: {scalar(value)} ':{COLUMN}}# {texts[key]}"
+            # Linters want two spaces before a comment, however long the value.
+            yield f"{f'{indent}{name}: {scalar(value)}  ':{COLUMN}}# {texts[key]}"
 
 
 def scalar(value: Any) -> str:
