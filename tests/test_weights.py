@@ -144,3 +144,15 @@ def test_the_published_file_is_the_official_one() -> None:
     assert official.url.startswith("https://github.com/mseitzer/pytorch-fid/releases/")
     assert official.sha256_prefix in official.url
     assert official.url.endswith(official.file)
+
+
+def test_the_size_told_beforehand_is_that_of_the_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (INCEPTION_ENV, "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GRAFTGAN_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError) as error:
+        find_inception()
+    assert f"({RELEASES['inception'].size_mb} MB, checks the hash)" in error.value.remedy

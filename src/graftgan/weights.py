@@ -6,10 +6,15 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from graftgan.checkpoints.catalogue import download
+from graftgan.checkpoints.downloading import download
 from graftgan.contract import atomic_path, digest_file
 from graftgan.errors import CheckpointError, ConfigError
-from graftgan.metrics.features.weights import INCEPTION_FILES, INCEPTION_SHA256_PREFIX, own_cache
+from graftgan.metrics.features.weights import (
+    INCEPTION_FILES,
+    INCEPTION_MB,
+    INCEPTION_SHA256_PREFIX,
+    own_cache,
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ RELEASES = {
         url=f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILES[1]}",
         sha256_prefix=INCEPTION_SHA256_PREFIX,
         file=INCEPTION_FILES[1],
-        size_mb=96,
+        size_mb=INCEPTION_MB,
     )
 }
 

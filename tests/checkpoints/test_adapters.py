@@ -14,6 +14,7 @@ from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.contract import digest_file
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import build
+from graftgan.gans.laws import TruncatedNormal
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 
 TINY = StyleGAN2Spec(resolution=32, z_dim=8, w_dim=8, mapping_layers=1, channel_base=128, channel_max=8)
@@ -135,3 +136,23 @@ def test_a_library_refuses_what_would_spoil_it(base: Path, tmp_path: Path) -> No
     shutil.copyfile(tmp_path / "foreign", shelf.file("cats"))
     with pytest.raises(CheckpointError, match="trained on a base"):
         shelf.read("cats")
+
+
+def test_a_law_comes_back_beside_the_tensors_and_older_files_have_none(base: Path, tmp_path: Path) -> None:
+    write_adapter(adapter(base), tmp_path / "plain")
+    assert read_adapter(tmp_path / "plain").prior is None
+    write_adapter(replace(adapter(base), prior=TruncatedNormal(8, 0.3)), tmp_path / "cut")
+    held = load_file(tmp_path / "cut")
+    assert held.keys() - load_file(tmp_path / "plain").keys() == {"prior.limit", "prior.z_dim"}
+    found = read_adapter(tmp_path / "cut")
+    assert found.prior == TruncatedNormal(8, 0.3) and same(replace(found, prior=None), adapter(base))
+    shelf = Library.create(tmp_path / "shelf", base)
+    shelf.add("cut", tmp_path / "cut")
+    assert shelf.read("cut").prior == TruncatedNormal(8, 0.3)
+
+
+def test_half_a_law_is_refused(base: Path, tmp_path: Path) -> None:
+    tensors = {**adapter(base).tensors, "prior.limit": torch.tensor(0.3)}
+    write_adapter(replace(adapter(base), tensors=tensors), tmp_path / "half")
+    with pytest.raises(CheckpointError, match="half holds a damaged prior"):
+        read_adapter(tmp_path / "half")

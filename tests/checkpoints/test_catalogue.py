@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from graftgan.checkpoints import catalogue as module
-from graftgan.checkpoints.catalogue import Catalogue, Source, download
+from graftgan.checkpoints.catalogue import Catalogue, Source
 from graftgan.checkpoints.store import SPEC, WEIGHTS, save_gan
+from graftgan.console import Plain
 from graftgan.contract import digest_file, write_json
 from graftgan.errors import CheckpointError, ConfigError, GraftganError, MissingInput, TryAgain
 from graftgan.gans.base import build
@@ -210,6 +208,37 @@ def test_a_url_is_fetched_once_and_kept(shelf: Path, cache: Path) -> None:
     assert catalogue.load(source, cache).spec == TINY
 
 
+def test_a_catalogue_in_a_store_names_no_file_of_this_machine(
+    shelf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = (shelf / "near" / WEIGHTS).as_uri()
+    written(shelf, entry(shelf, path=None, url=url))
+    monkeypatch.setattr("graftgan.checkpoints.catalogue.local", lambda path, cache: shelf / "catalogue.yaml")
+    with pytest.raises(ConfigError, match=r"source near: file://.* is a file of this machine"):
+        Catalogue("s3://team/catalogue.yaml", cache)
+
+
+def test_secrets_in_an_address_are_in_no_message(
+    shelf: Path, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers with the wrong file, and then does not answer at all."""
+    address = "https://me:pl4nted@127.0.0.1:9/gan.pkl?sig=pl4nted"
+    catalogue = written(shelf, entry(shelf, path=None, url=address, format="public"))
+    (source,) = catalogue.sources
+    logging.getLogger("graftgan").propagate = True
+    caplog.set_level(logging.INFO)
+    caplog.handler.setFormatter(Plain())
+    with pytest.raises(TryAgain, match="could not be fetched") as away:
+        catalogue.folder(source, cache)
+    monkeypatch.setattr(
+        "graftgan.checkpoints.catalogue.download", lambda url, target: target.write_bytes(b"other")
+    )
+    with pytest.raises(CheckpointError, match="has sha256") as wrong:
+        catalogue.folder(source, cache)
+    for text in (caplog.text, str(away.value), str(wrong.value)):
+        assert "https://127.0.0.1:9/gan.pkl?***" in text and "pl4nted" not in text
+
+
 def test_a_fetched_file_with_another_digest_is_not_kept(shelf: Path, cache: Path) -> None:
     url = (shelf / "near" / WEIGHTS).as_uri()
     catalogue = written(shelf, entry(shelf, path=None, url=url, sha256=SHA))
@@ -246,72 +275,6 @@ def test_nothing_at_the_address_is_a_missing_input(shelf: Path, cache: Path) -> 
     with pytest.raises(MissingInput, match="absent"):
         catalogue.folder(catalogue.sources[0], cache)
     assert not list(cache.rglob("*.safetensors"))
-
-
-class Answers(BaseHTTPRequestHandler):
-    """Answers with the status that the path names; `cut` promises more than it sends."""
-
-    def do_GET(self) -> None:
-        word = self.path.strip("/")
-        self.send_response(200 if word in ("cut", "fine") else int(word))
-        self.send_header("Content-Length", "1000" if word == "cut" else "5")
-        self.end_headers()
-        self.wfile.write(b"12345")
-
-    def log_message(self, *words: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("word", "kind"),
-    [
-        ("404", MissingInput),
-        ("410", MissingInput),
-        ("403", MissingInput),
-        ("503", TryAgain),
-        ("429", TryAgain),
-    ],
-)
-def test_what_a_server_says_decides_whether_to_try_again(
-    server: str, tmp_path: Path, word: str, kind: type[GraftganError]
-) -> None:
-    with pytest.raises(kind, match=word) as error:
-        download(f"{server}/{word}", tmp_path / "x")
-    assert error.value.remedy
-
-
-def test_a_server_that_is_not_there_may_come_back(tmp_path: Path) -> None:
-    with pytest.raises(TryAgain, match="could not be fetched"):
-        download("http://127.0.0.1:9/gan.safetensors", tmp_path / "x")
-
-
-def test_a_download_is_whole(server: str, tmp_path: Path) -> None:
-    download(f"{server}/fine", tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == b"12345"
-
-
-def test_an_answer_cut_short_is_noticed(server: str, tmp_path: Path) -> None:
-    with pytest.raises(TryAgain, match="could not be fetched"):
-        download(f"{server}/cut", tmp_path / "x")
-
-
-def test_endless_answers_are_cut_off(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_DOWNLOAD_BYTES", 4)
-    with pytest.raises(CheckpointError, match="more than"):
-        download(f"{server}/fine", tmp_path / "x")
-
-
-def test_a_full_disk_is_no_network_trouble(server: str) -> None:
-    with pytest.raises(OSError, match="No space left"):
-        download(f"{server}/fine", Path("/dev/full"))
 
 
 ENTRY = {"name": "near", "path": "near", "sha256": SHA, "resolution": 32}

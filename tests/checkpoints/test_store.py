@@ -20,6 +20,7 @@ from graftgan.checkpoints.store import (
     read_spec,
     read_tensors,
     save_gan,
+    stored_networks,
 )
 from graftgan.contract import digest_path
 from graftgan.errors import CheckpointError, MissingInput
@@ -242,3 +243,16 @@ def test_tensors_alone_can_be_read(folder: Path, gan: Gan) -> None:
     assert tensors.keys() == gan_tensors(gan).keys()
     with pytest.raises(MissingInput):
         read_tensors(folder)
+
+
+def test_which_networks_a_file_holds_is_read_from_its_head(folder: Path, tmp_path: Path) -> None:
+    assert stored_networks(folder / WEIGHTS) == set(NETWORKS)
+    held = load_file(folder / WEIGHTS)
+    alone = tmp_path / "alone.safetensors"
+    save_file({n: t for n, t in held.items() if not n.startswith("discriminator.")}, alone)
+    assert stored_networks(alone) == {"generator", "generator_ema"}
+    with pytest.raises(MissingInput, match="does not exist"):
+        stored_networks(tmp_path / "absent.safetensors")
+    alone.write_bytes(b"no tensors")
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        stored_networks(alone)

@@ -12,10 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, read_tensors, save_tensors
+from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, prior_tensors, read_tensors, save_tensors
 from graftgan.contract import atomic_path, canonical_json, digest_file
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import Gan
+from graftgan.gans.prior import Prior, split_prior
 
 ADAPTER = "adapter.safetensors"
 KEY = "adapter"
@@ -35,9 +36,12 @@ class Adapter:
         settings: Keys of `finetune` that say where the method puts its tensors.
         spec: The adapted network's sizes, as `GanSpec.to_dict` gives them.
         tensors: What was trained or added, by its name in the generator before it is folded.
-        origin: Where it comes from, for people: seed and code version of its run, name and licence of its
-            base. Empty for what was blended or transplanted, and in files from before there was one.
+        origin: Where it comes from, for people: seed, code version and extractor of its run, how much moved
+            and the digest of what stayed; name, licence and format of its base. Empty for what was blended or
+            transplanted, and in files from before there was one.
         after: Digests of the files that its factors build on, in their order; see `checkpoints.factors`.
+        prior: The law of the run's latents, None for N(0, I), which files from before there was one mean too.
+            The base's own law is never the adapter's, as a run drops it.
     """
 
     base_sha256: str
@@ -47,19 +51,21 @@ class Adapter:
     tensors: dict[str, Tensor]
     origin: dict[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    prior: Prior | None = None
 
     @property
     def values(self) -> int:
-        """Number of values in all tensors."""
+        """Number of values in all tensors of the networks."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
 def write_adapter(adapter: Adapter, path: Path) -> None:
-    """Write an adapter; all but its tensors is JSON under the metadata key ``adapter``."""
+    """Write an adapter; a prior is ``prior.…`` among its tensors, the rest JSON under the key ``adapter``."""
     about = {name: getattr(adapter, name) for name in (*FIELDS, ORIGIN)}
     if adapter.after:
         about[AFTER] = list(adapter.after)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in adapter.tensors.items()}
+    held = {**adapter.tensors, **prior_tensors(adapter.prior)}
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in held.items()}
     with atomic_path(path) as temporary:
         save_tensors(tensors, temporary, {KEY: canonical_json(about)})
 
@@ -69,7 +75,7 @@ def read_adapter(path: Path) -> Adapter:
 
     Raises:
         MissingInput: There is no such file.
-        CheckpointError: It is no whole adapter file, or holds values that are not finite.
+        CheckpointError: It is no whole adapter file, or holds a damaged prior or values that are not finite.
     """
     tensors = read_tensors(path)
     about = _about(path)
@@ -78,7 +84,8 @@ def read_adapter(path: Path) -> Adapter:
         raise CheckpointError(
             f"{path} holds values that are not finite in {', '.join(bad[:3])}", "use another file"
         )
-    return Adapter(tensors=tensors, **about)
+    tensors, prior = split_prior(tensors, path)
+    return Adapter(tensors=tensors, prior=prior, **about)
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,17 +11,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from graftgan.checkpoints.convert import converted
+from graftgan.checkpoints.downloading import download
 from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, read_spec
 from graftgan.contract import atomic_path, digest_file
-from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
+from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import Gan
 from graftgan.gans.spec import GanSpec
-from graftgan.remote import fetch_file, is_address, join, local, parent
+from graftgan.remote import is_address, join, local, parent
 from graftgan.yamltext import parse_yaml
 
 SCRATCH = "scratch"
-MAX_DOWNLOAD_BYTES = 4 << 30
-CHUNK_BYTES = 1 << 20
 
 
 class Source(BaseModel):
@@ -73,12 +69,15 @@ class Catalogue:
 
     Raises:
         MissingInput: If the file does not exist.
-        ConfigError: If an entry is wrong or a name occurs twice.
+        ConfigError: If an entry is wrong, a name occurs twice, or a catalogue in a store names a file of this
+            machine.
     """
 
     def __init__(self, path: Path | str, cache: Path | None = None) -> None:
         self.path = path
         self.sources = _read(local(path, cache) if cache else Path(path))
+        if is_address(path):
+            _refuse_local_files(path, self.sources)
 
     def select(self, names: Sequence[str] | None) -> list[Source]:
         """Return the entries called `names`, or all.
@@ -183,6 +182,13 @@ def _read(path: Path) -> list[Source]:
     return sources
 
 
+def _refuse_local_files(path: Path | str, sources: Sequence[Source]) -> None:
+    for source in sources:
+        if source.url is not None and source.url.startswith("file:"):
+            message = f"{path}, source {source.name}: {source.url} is a file of this machine"
+            raise ConfigError(message, "in a catalogue at s3://, name files beside it, or https addresses")
+
+
 def _fetch(source: Source, cache: Path) -> Path:
     assert source.url is not None
     folder = cache / "sources" / source.sha256
@@ -224,37 +230,3 @@ def _of_size(source: Source, spec: GanSpec) -> GanSpec:
         message = f"source {source.name} makes images of {spec.resolution} px, not {source.resolution}"
         raise CheckpointError(message, "correct the resolution in the catalogue")
     return spec
-
-
-def download(url: str, target: Path) -> None:
-    """Write what `url` holds to `target`.
-
-    Raises:
-        TryAgain: If the address does not answer.
-        MissingInput: If it answers that there is nothing.
-        CheckpointError: If it holds more than 4 GiB.
-        OSError: If `target` cannot be written.
-    """
-    if is_address(url):
-        fetch_file(url, target)
-        return
-    written = 0
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:
-            while chunk := answer.read(CHUNK_BYTES):
-                written += len(chunk)
-                if written > MAX_DOWNLOAD_BYTES:
-                    raise CheckpointError(
-                        f"{url} holds more than {MAX_DOWNLOAD_BYTES >> 30} GiB", "fetch it by hand"
-                    )
-                file.write(chunk)
-            promised = answer.headers.get("Content-Length")
-        if promised is not None and int(promised) != written:
-            raise http.client.IncompleteRead(b"", int(promised) - written)
-    except urllib.error.URLError as error:
-        refused = isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
-        if refused or isinstance(error.reason, FileNotFoundError):
-            raise MissingInput(f"{url} could not be fetched: {error}", "correct the address") from error
-        raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error
-    except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
-        raise TryAgain(f"{url} could not be fetched: {error}", "check the address and the network") from error

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graftgan.checkpoints.content import open_content
 from graftgan.checkpoints.imported import Imported
-from graftgan.checkpoints.prior_file import write_prior
+from graftgan.checkpoints.prior_file import beside
 from graftgan.checkpoints.readers import read
 from graftgan.checkpoints.store import SPEC, WEIGHTS, assemble, save_tensors
 from graftgan.contract import atomic_path, digest_file, write_json
@@ -128,7 +128,7 @@ def export_checkpoint(model: Path, kind: str, out: Path) -> tuple[str, ...]:
     Args:
         model: A checkpoint folder of this project, or any checkpoint that can be read.
         kind: `safetensors`, `onnx`, `torchscript`, or a public layout of `writers.WRITERS`.
-        out: File to write; an existing one is replaced.
+        out: File to write; an existing one is replaced, and so is a prior beside it.
 
     Raises:
         ConfigError: The format is unknown, or cannot hold this network.
@@ -142,15 +142,17 @@ def export_checkpoint(model: Path, kind: str, out: Path) -> tuple[str, ...]:
         raise ConfigError(f"there is no format {kind!r}", f"use one of {known}")
     imported = read_checkpoint(model)
     _, prior = split_prior(imported.tensors, model)
-    beside = (write_prior(prior, out),) if prior is not None and kind != "safetensors" else ()
+    notes: tuple[str, ...] = ()
     with atomic_path(out) as temporary:
         if kind == "safetensors":
             spec = {"spec": json.dumps(imported.spec.to_dict(), sort_keys=True)}
             save_tensors(_apart(imported), temporary, spec)
-            return ()
-        if kind in traced:
-            return (*_trace(imported, kind, model, temporary), *beside)
-        return (*WRITERS[kind](imported.tensors, imported.spec, temporary), *beside)
+            prior = None
+        elif kind in traced:
+            notes = _trace(imported, kind, model, temporary)
+        else:
+            notes = tuple(WRITERS[kind](imported.tensors, imported.spec, temporary))
+        return (*notes, *beside(prior, out))
 
 
 def _trace(imported: Imported, kind: str, model: Path, target: Path) -> tuple[str, ...]:

@@ -12,6 +12,14 @@ from graftgan.gans.prior import PREFIX, Prior
 SUFFIX = ".prior.npz"
 
 
+def beside(prior: Prior | None, model: Path) -> tuple[str, ...]:
+    """Write the prior of a model beside its file, or remove one of another model there; see `write_prior`."""
+    if prior is not None:
+        return (write_prior(prior, model),)
+    model.with_name(model.name + SUFFIX).unlink(missing_ok=True)
+    return ()
+
+
 def write_prior(prior: Prior, beside: Path) -> str:
     """Write a prior's tensors as arrays beside a file; of a mixture, weights, means, eigenvectors and so on.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -91,6 +92,12 @@ def prior_tensors(prior: Prior | None) -> dict[str, Tensor]:
     return {} if prior is None or prior.position >= 1.0 else prior.tensors()
 
 
+def same_law(one: Prior | None, other: Prior | None) -> bool:
+    """Tell whether files would hold the same of two laws, bit for bit."""
+    parts, others = prior_tensors(one), prior_tensors(other)
+    return parts.keys() == others.keys() and all(torch.equal(t, others[name]) for name, t in parts.items())
+
+
 def adapter_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return what parametrisations brought to a network as contiguous CPU tensors, empty without any."""
     return {name: p.detach().cpu().contiguous().clone() for name, p in adapters(network).items()}
@@ -114,6 +121,18 @@ def save_gan(gan: Gan, folder: Path, weights: str = WEIGHTS) -> None:
     write_json(folder / SPEC, gan.spec.to_dict())
 
 
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Read a safetensors file inside, and say which one is absent or damaged."""
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist", "correct the path, or rebuild the checkpoint")
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError) as error:
+        message = f"{path} is not a whole safetensors file: {error}"
+        raise CheckpointError(message, "fetch or build it again") from None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file.
 
@@ -121,13 +140,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         MissingInput: If there is no such file.
         CheckpointError: If it is not a whole safetensors file.
     """
-    if not path.is_file():
-        raise MissingInput(f"{path} does not exist", "correct the path, or rebuild the checkpoint")
-    try:
+    with _whole(path):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        message = f"{path} is not a whole safetensors file: {error}"
-        raise CheckpointError(message, "fetch or build it again") from None
+
+
+def stored_networks(path: Path) -> set[str]:
+    """Return which networks a weights file holds, without reading them.
+
+    Raises:
+        MissingInput: If there is no such file.
+        CheckpointError: If it is not a whole safetensors file.
+    """
+    with _whole(path), safe_open(path, framework="pt") as file:
+        return {name.split(".")[0] for name in file.keys()} & set(NETWORKS)  # noqa: SIM118
 
 
 def read_spec(path: Path) -> GanSpec:
