@@ -205,6 +205,14 @@ class ClassEmbedding(Section):
     report_samples: Annotated[int, Field(ge=8)] = Field(
         128, description="Images a class for the report before and after."
     )
+    judge: str = Field(
+        "efflite0",
+        description="Feature extractor of that report; best another than `features`, which are optimised.",
+    )
+    judge_classifier: str | None = Field(
+        None,
+        description="Classifier of that report: torchscript:PATH?px=N or onnx:PATH; null is `classifier`.",
+    )
 
 
 class TargetClass(Section):

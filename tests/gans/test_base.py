@@ -9,7 +9,7 @@ import torch
 
 from graftgan.errors import ConfigError
 from graftgan.gans import base
-from graftgan.gans.base import Gan, build, draw_latents, sample, to_uint8
+from graftgan.gans.base import Gan, build, draw_latents, sample, sample_blocks, to_uint8
 from graftgan.gans.spec import GanSpec
 
 from .stylegan2.sizes import TINY
@@ -116,6 +116,21 @@ def test_image_depends_on_neither_batch_nor_count(gan: Gan, batch: int) -> None:
     difference = np.abs(many[:5].astype(int) - cut.astype(int))
     assert difference.max() <= 1, "more than one level apart: not the same image"
     assert (difference > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("labels", [None, 2])
+def test_single_batches_have_the_bits_of_the_whole_series(conditional: Gan, labels: int | None) -> None:
+    g = conditional.generator_ema
+    whole = sample(g, 11, 4, 0.7, labels, batch=3)
+    computed: list[int] = []
+    handle = g.register_forward_pre_hook(lambda _, given: computed.append(len(given[0])))
+    found = sample_blocks(g, 11, 4, 0.7, labels, batch=3, blocks=[3, 1, 3])
+    handle.remove()
+    assert list(found) == [1, 3]
+    assert np.array_equal(found[1], whole[3:6])
+    assert np.array_equal(found[3], whole[9:])
+    assert computed == [3, 2], "the last batch is the shorter one, and no other is computed"
+    assert sample_blocks(g, 11, 4) == {}
 
 
 def test_truncation_zero_gives_one_image(gan: Gan) -> None:

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.nets import copies, equal
+from training.nets import copies, equal, make
 
 from graftgan.checkpoints.adapters import Adapter, Library, read_adapter, write_adapter
-from graftgan.checkpoints.store import WEIGHTS, adapter_tensors, gan_tensors, load_gan, save_gan
+from graftgan.checkpoints.store import WEIGHTS, adapter_tensors, gan_tensors, load_gan, same_law, save_gan
 from graftgan.contract import digest_file
 from graftgan.errors import CheckpointError, ConfigError
-from graftgan.gans.base import Gan, sample
+from graftgan.gans.base import Gan, build, sample
+from graftgan.gans.laws import MinedNormal, TruncatedNormal
+from graftgan.gans.prior import Mixture, Prior
+from graftgan.gans.spec import GanSpec
 from graftgan.transfer import METHODS, method
 from graftgan.transfer.adapters import PLACES, apply, extract, interpolate, load_base, parts, transplant
-from transfer.families import small, train, trainer
+from transfer.families import SIZES, small, train, trainer
 
 HEAD = {"head": "small", "calibration_samples": 20}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -123,6 +126,105 @@ def library(bases: Path) -> Library:
     return shelf
 
 
+def mixture(z_dim: int = 8, at: float = 0.0, shift: float = 1.0) -> Mixture:
+    means = torch.stack([torch.full((z_dim,), -shift), torch.full((z_dim,), shift)])
+    half = torch.eye(z_dim).expand(2, z_dim, z_dim) / 2
+    return Mixture.of_moments(torch.tensor([0.3, 0.7]), means, half).at(at)
+
+
+def miner(z_dim: int = 8) -> MinedNormal:
+    rng = torch.Generator().manual_seed(2)
+    return MinedNormal(((torch.randn(z_dim, z_dim, generator=rng), torch.randn(z_dim, generator=rng)),))
+
+
+LAWS: dict[str, Prior] = {
+    "mixture": mixture(), "mixture on its way": mixture(at=0.4), "miner": miner(),
+    "truncated": TruncatedNormal(8, 0.3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_law_of_the_base_does_not_come_back(law: str, bases: Path) -> None:
+    base = small("stylegan2")
+    base.prior = LAWS[law]
+    (bases / "lawful").mkdir()
+    save_gan(base, bases / "lawful")
+    adapter, _, folded = task("stylegan2", bases / "lawful", "lora", adapter_rank=2)
+    loaded = load_base(bases / "lawful", adapter, "it")
+    assert loaded.prior is not None and folded.prior is None
+    again = apply(loaded, adapter)
+    assert again.prior is None and again.generator.prior is None
+    assert (sample(again.generator_ema, 4, 0) == sample(folded.generator_ema, 4, 0)).all()
+    assert same_law(loaded.prior, LAWS[law]), "the base keeps its own"
+    shelf = Library.create(bases / "shelf", bases / "lawful")
+    write_adapter(adapter, bases / "it.safetensors")
+    for name in ("one", "two"):
+        shelf.add(name, bases / "it.safetensors")
+    between = interpolate(shelf.load_base(), shelf.read("one"), shelf.read("two"), 0.5)
+    blend = apply(shelf.load_base(), between)
+    assert (sample(blend.generator_ema, 4, 0) == sample(folded.generator_ema, 4, 0)).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("base_law", [None, TruncatedNormal(8, 2.0)], ids=["plain base", "lawful base"])
+def test_the_law_of_the_run_is_in_its_file(base_law: Prior | None, law: str, bases: Path) -> None:
+    base = small("stylegan2")
+    base.prior = base_law
+    (bases / "base").mkdir()
+    save_gan(base, bases / "base")
+    plain, _, folded = task("stylegan2", bases / "base", "lora", adapter_rank=2)
+    write_adapter(replace(plain, prior=LAWS[law]), bases / "with.safetensors")
+    write_adapter(plain, bases / "without.safetensors")
+    found = read_adapter(bases / "with.safetensors")
+    assert found.prior is not None and same_law(found.prior, LAWS[law])
+    assert equal(found.tensors, plain.tensors) and found.values == plain.values
+    again = apply(load_base(bases / "base", found, "it"), found)
+    folded.prior = LAWS[law]
+    mine = sample(folded.generator_ema, 4, 0)
+    assert (sample(again.generator_ema, 4, 0) == mine).all()
+    (bases / "out").mkdir()
+    save_gan(again, bases / "out")
+    assert (sample(load_gan(bases / "out").generator_ema, 4, 0) == mine).all()
+    folded.prior = None
+    assert not (sample(folded.generator_ema, 4, 0) == mine).all()
+    size = sum(t.numel() * t.element_size() for t in LAWS[law].tensors().values())
+    more = (bases / "with.safetensors").stat().st_size - (bases / "without.safetensors").stat().st_size
+    assert size < more < size + 600
+
+
+def test_a_law_that_has_become_normal_needs_no_tensors(bases: Path) -> None:
+    adapter, _, _ = task("stylegan2", bases / "stylegan2", "lora", adapter_rank=2)
+    write_adapter(adapter, bases / "plain.safetensors")
+    write_adapter(replace(adapter, prior=mixture(at=1.0)), bases / "arrived.safetensors")
+    assert (bases / "plain.safetensors").read_bytes() == (bases / "arrived.safetensors").read_bytes()
+    assert read_adapter(bases / "arrived.safetensors").prior is None
+
+
+def test_a_law_of_other_latents_is_refused(bases: Path) -> None:
+    adapter, _, _ = task("stylegan2", bases / "stylegan2", "lora", adapter_rank=2)
+    with pytest.raises(CheckpointError, match="of length 5, which do not fit the network's of 8"):
+        apply(load_gan(bases / "stylegan2"), replace(adapter, prior=TruncatedNormal(5, 1.0)))
+
+
+def test_a_small_head_on_a_source_of_one_class(bases: Path) -> None:
+    sizes = {**SIZES["resnet_gan"], "classes": 1}
+    base = build(GanSpec.from_dict({"family": "resnet_gan", "resolution": 32, **sizes}), 1)
+    (bases / "one").mkdir()
+    save_gan(base, bases / "one")
+    run = make(gan=base, batch=2, r1_interval=1, method="adafm", low_level_from_px=16, filter_transfer=HEAD)
+    train(run, 2)
+    best, added = gan_tensors(run.gan), adapter_tensors(run.gan.generator_ema)
+    average = {n.removeprefix("generator_ema."): t for n, t in best.items() if n.startswith("generator_ema.")}
+    digest, source = digest_file(bases / "one" / WEIGHTS), load_gan(bases / "one")
+    write_adapter(extract(source, run.gan.spec, run.settings, digest, average, added), bases / "it")
+    again = apply(source, read_adapter(bases / "it"))
+    method("adafm").finish(run.gan)
+    assert again.spec == run.gan.spec == again.discriminator.spec and again.spec.classes == 0
+    assert equal(dict(again.generator_ema.state_dict()), average)
+    assert equal(copies(again.discriminator), copies(source.discriminator))
+    assert (sample(again.generator_ema, 3, 0) == sample(run.gan.generator_ema, 3, 0)).all()
+
+
 def drawn(library: Library, adapter: Adapter) -> np.ndarray:
     return sample(apply(library.load_base(), adapter).generator_ema, 3, 0)
 
@@ -163,6 +265,14 @@ def test_between_two_tasks_the_ends_are_the_tasks_and_the_way_is_continuous(libr
     torch.testing.assert_close(half[name], (first.tensors[name] + second.tensors[name]) / 2)
 
 
+def test_between_two_tasks_of_one_law_it_stays(library: Library) -> None:
+    base = library.load_base()
+    first, second = (replace(library.read(name), prior=mixture()) for name in library.names())
+    for made in (interpolate(base, first, second, 0.5), transplant(base, {"gamma": first, "beta": second})):
+        assert same_law(made.prior, mixture()) and made.origin == {} and made.after == ()
+        assert same_law(apply(base, made).prior, mixture())
+
+
 def test_what_only_one_task_changed_starts_from_the_base(library: Library) -> None:
     base, first = library.load_base(), library.read("first")
     bias = "conv_img.bias"
@@ -196,6 +306,17 @@ def test_adapters_of_different_kinds_are_not_combined(library: Library) -> None:
         interpolate(base, first, other, 0.5)
     with pytest.raises(ConfigError, match="differ in base_sha256"):
         transplant(base, {"gamma": first, "beta": replace(first, base_sha256="0" * 64)})
+    lawful = replace(first, prior=mixture())
+    for one, two in ((first, lawful), (lawful, replace(first, prior=TruncatedNormal(8, 0.3)))):
+        with pytest.raises(ConfigError, match="law of their latents") as error:
+            interpolate(base, one, two, 0.0)
+        laws = [adapter.prior.note if adapter.prior else "N(0, I)" for adapter in (one, two)]
+        assert all(law in error.value.message for law in laws)
+        with pytest.raises(ConfigError, match="law of their latents"):
+            transplant(base, {"gamma": one, "beta": two})
+    moved_on = replace(first, prior=mixture(at=0.5))
+    with pytest.raises(ConfigError, match=r"lambda = 0 to .* lambda = 0\.5 to"):
+        interpolate(base, lawful, moved_on, 0.5)
     with pytest.raises(ConfigError, match="has no part 'a'"):
         transplant(base, {"a": first})
     with pytest.raises(ConfigError, match="no part was chosen"):

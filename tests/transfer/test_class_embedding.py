@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,28 @@ def moved(run: ClassTuner, steps: int = 3) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+def parts(objective: Any, name: str) -> dict[str, torch.Tensor]:
+    """All tensors of what an objective consists of: networks, classifiers, rows of images."""
+    found = {}
+    for key, part in vars(objective).items():
+        if isinstance(part, torch.nn.Module):
+            found |= {f"{name}.{key}.{n}": value for n, value in copies(part).items()}
+        elif isinstance(part, torch.Tensor):
+            found[f"{name}.{key}"] = part.clone()
+        elif is_dataclass(part):
+            found |= parts(part, f"{name}.{key}")
+    return found
+
+
 OBJECTIVES = ("classifier", "probe", "discriminator", "mmd", "inversion", "realism")
+
+
+# One tensor of the judge in each: P and other networks have to rest, not only G and D.
+PART_OF = {
+    "classifier": "classifier.logits.network.1.weight", "probe": "probe.weight", "mmd": "mmd.real",
+    "discriminator": "discriminator.discriminator.linear.bias", "inversion": "inversion.rows",
+    "realism": "realism.judge.discriminator.linear.bias",
+}  # fmt: skip
 
 
 def of(objective: str, network: str) -> dict[str, Any]:
@@ -68,7 +90,11 @@ def of(objective: str, network: str) -> dict[str, Any]:
 def test_only_the_row_moves(objective: str, network: str) -> None:
     run = tuner(network, **of(objective, network))
     rows = class_table(run.gan.generator)
+    asked = parts(run.objectives[0], objective)
+    assert PART_OF[objective] in asked
     assert moved(run) == {"g.shared.weight", "ema.shared.weight"}
+    now = parts(run.objectives[0], objective)
+    assert {name for name in asked if not torch.equal(asked[name], now[name])} == set()
     for generator in (run.gan.generator, run.gan.generator_ema):
         now = class_table(generator)
         assert torch.equal(now[[0, 2]], rows[[0, 2]] if generator is run.gan.generator else run.table[[0, 2]])

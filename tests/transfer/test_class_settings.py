@@ -40,7 +40,7 @@ FILE = {
     "own_classifier": "torchscript:a.pt?px=8",
     "own_classifier_classes": (1,),
 }
-WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
+WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"prior": "gmm"}, ("finetune.prior=gmm", "finetune.method=class_embedding")),
     ({"penalties": ("bsd",)}, ("finetune.penalties", "finetune.method=class_embedding")),
     ({"augment": "diffaugment"}, ("finetune.augment", "finetune.method=class_embedding")),
@@ -54,6 +54,14 @@ WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
     ({"own_classifier": "torchscript:a.pt?px=8"}, ("class_embedding.classifier", "objective=mmd")),
     ({**FILE, "own_classifier": "onnx:a.onnx"}, ("class_embedding.classifier", "objective=classifier")),
     ({**FILE, "own_classifier_classes": ()}, ("classifier_classes", "class_embedding.use=repurpose")),
+    (
+        {**FILE, "own_judge_classifier": FILE["own_classifier"]},
+        ("class_embedding.judge_classifier", "class_embedding.classifier,"),
+    ),
+    (
+        {"own_judge_classifier": "onnx:b.onnx"},
+        ("classifier_classes is empty", "judge_classifier needs with", "use=repurpose"),
+    ),
     ({"own_objective": "realism"}, ("objective=realism", "use=repurpose")),
     (
         {"own_use": "repair", "own_classes": (1,), "own_objective": "realism", "own_alpha": 0.0},
@@ -67,12 +75,19 @@ WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
 
 @pytest.mark.parametrize(("changes", "words"), WRONG, ids=[" ".join(words) for _, words in WRONG])
 def test_what_cannot_go_together_is_named_by_both_keys(
-    changes: dict[str, Any], words: tuple[str, str]
+    changes: dict[str, Any], words: tuple[str, ...]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         refuse(settings(**changes))
     assert all(word in caught.value.message for word in words)
     assert caught.value.remedy
+
+
+def test_a_judge_goes_with_every_objective() -> None:
+    known = {"own_use": "repair", "own_classes": (3,), "own_judge_classifier": "onnx:b.onnx"}
+    refuse(settings(**known))
+    refuse(settings(**{**known, **FILE}))
+    assert ClassEmbedding().judge != ClassEmbedding().features
 
 
 def test_presets_follow_the_use() -> None:

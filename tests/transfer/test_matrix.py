@@ -48,7 +48,9 @@ TABLE = documented()
 
 
 def settings_of(name: str, prior: str, penalties: tuple[str, ...]) -> Finetune:
-    changes = {"freeze_g_blocks": 1, "adapter_rank": 1, "bsd_k": 2, "batch": 4, "evaluate_every_kimg": 0.25}
+    own = {"freeze_g": {"freeze_g_blocks": 1}, "lora": {"adapter_rank": 1}}.get(name, {})
+    term = {"bsd_k": 2} if "bsd" in penalties else {}
+    changes = {"batch": 4, "evaluate_every_kimg": 0.25} | own | term
     return recipe(method=name, prior=prior, penalties=penalties, controls=[], **changes)
 
 

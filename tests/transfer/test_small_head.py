@@ -9,11 +9,13 @@ from training.nets import copies, recipe
 
 from graftgan.checkpoints.store import load_gan, save_gan
 from graftgan.errors import ConfigError
-from graftgan.gans.base import sample
+from graftgan.gans.base import Gan, build, sample
 from graftgan.gans.folding import adapters
+from graftgan.gans.reclass import reclass
+from graftgan.gans.spec import GanSpec
 from graftgan.transfer import method
 from graftgan.transfer.small_head import UNUSED, cut_statistics, grafted_spec
-from transfer.families import count, moved, names, on_meta, small, train, trainer
+from transfer.families import SIZES, count, moved, names, on_meta, small, train, trainer
 
 HEAD = {"head": "small", "calibration_samples": 60}
 RUN = {"method": "adafm", "low_level_from_px": 16, "filter_transfer": HEAD}
@@ -130,6 +132,50 @@ def test_a_result_can_be_a_source_again(tmp_path: Path) -> None:
 def test_the_latent_can_be_shorter() -> None:
     run = train(trainer("resnet_gan", **{**RUN, "filter_transfer": {**HEAD, "head_z_dim": 4}}), 1)
     assert run.gan.spec.z_dim == 4 and sample(run.gan.generator_ema, 2, 0).shape == (2, 32, 32, 3)
+
+
+def conditional(classes: int, variant: str = "resnet2") -> Gan:
+    sizes = {**SIZES["resnet_gan"], "variant": variant, "classes": classes}
+    return build(GanSpec.from_dict({"family": "resnet_gan", "resolution": 32, **sizes}), seed=1)
+
+
+@pytest.mark.parametrize("variant", ["resnet2", "resnet4"])
+def test_a_source_of_one_class_loses_it_with_its_head(variant: str) -> None:
+    """As the paper's own source, of many classes, is adapted to images without labels."""
+    gan = reclass(conditional(10, variant), 1)
+    before = {name: copies(getattr(gan, name)) for name in ("generator", "generator_ema", "discriminator")}
+    settings = recipe(**RUN)
+    method("adafm").even_out(gan, settings)
+    method("adafm").apply(gan, settings)
+    assert gan.spec.classes == 0 == gan.generator.spec.classes == gan.discriminator.spec.classes
+    assert tuple(gan.generator.embedding.weight.shape) == (1, 2)
+    assert len(gan.discriminator.fc.weight) == 1
+    method("adafm").finish(gan)
+    kept = [n for n in copies(gan.generator_ema) if not n.startswith("small.")]
+    assert kept and all(torch.equal(copies(gan.generator_ema)[n], before["generator_ema"][n]) for n in kept)
+    judge = {n: t for n, t in copies(gan.discriminator).items() if not n.startswith("fc.")}
+    assert all(torch.equal(t, before["discriminator"][n]) for n, t in judge.items())
+    assert sample(gan.generator_ema, 2, 0).shape == (2, 32, 32, 3)
+
+
+def test_the_maps_at_the_cut_are_measured_in_the_one_class() -> None:
+    source = conditional(1)
+    settings = recipe(**RUN)
+    mean, deviation = cut_statistics(source.generator, grafted_spec(source, settings, 16), settings)
+    z = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    ids = torch.zeros(60, dtype=torch.long)
+    maps = source.generator.before_stage(2, z, ids).double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean, maps.mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(deviation, maps.std(1), rtol=1e-5, atol=1e-6)
+
+
+def test_several_classes_are_refused_by_both_settings() -> None:
+    with pytest.raises(
+        ConfigError, match=r"filter_transfer\.head=small .*rank\.choose has 3 .*data\.path"
+    ) as error:
+        method("adafm").apply(conditional(3), recipe(**RUN))
+    for key in ("finetune.filter_transfer.head=source", "data.path", "rank.choose"):
+        assert key in error.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from training.nets import tiny
@@ -12,6 +17,73 @@ from graftgan.gans.spec import GanSpec
 from graftgan.transfer import method
 from graftgan.transfer.storage import storage, table
 from transfer.families import count
+
+REPO = Path(__file__).parents[2]
+
+
+def script() -> Any:
+    """`benchmarks/storage.py`, which makes the tables of docs/methods.md."""
+    spec = importlib.util.spec_from_file_location("storage_tables", REPO / "benchmarks" / "storage.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+tables = script()
+DOCS = (REPO / "docs" / "methods.md").read_text(encoding="utf-8")
+STYLEGAN2, BIGGAN, RESNET, ZOO = tables.NETWORKS
+# 148 numbers, of class and latent, make gain and bias of both norms of a block, which has `wide` maps before
+# its first norm and `narrow` before its second; the last norm has its own.
+BIGGAN_MAPS = (1536, 1536, 768, 384, 192, 96)
+BIGGAN_SCALES = 2 * 148 * sum(wide + narrow for wide, narrow in pairwise(BIGGAN_MAPS)) + 2 * 96
+# Four convolutions a stage, all to its narrower maps, and the linear layer to the first maps.
+RESNET_CHANNELS = 4 * (1024 + 1024 + 512 + 256 + 128 + 64) + 1024
+
+
+def miner(z_dim: int) -> int:
+    return 2 * (z_dim**2 + z_dim)
+
+
+def heads(*maps: int) -> int:
+    return sum(channels + 1 for channels in maps)
+
+
+@pytest.mark.parametrize("title", tables.NETWORKS)
+def test_the_tables_of_the_documentation_are_what_the_script_counts(title: str) -> None:
+    text = f"**{title}**\n\n{table(tables.NETWORKS[title], tables.rows())}\n"
+    assert text in DOCS
+
+
+@pytest.mark.parametrize(
+    ("title", "keys", "generator", "discriminator"),
+    [
+        # What moves beside or instead of the whole networks, whose counts are the published ones.
+        (STYLEGAN2, {"method": "minegan"}, 24_767_458 + miner(512), 24_001_089),
+        (BIGGAN, {"method": "minegan"}, 70_433_988 + miner(120), 87_982_370),
+        (RESNET, {"method": "minegan", "minegan": {"joint_from": None}}, miner(256), 91_892_161),
+        (
+            RESNET,
+            {"method": "minegan", "minegan": {"joint_from": None, "layers": 3, "width": 10}},
+            (256 * 10 + 10) + (10 * 10 + 10) + (10 * 256 + 256),
+            91_892_161,
+        ),
+        (BIGGAN, {"method": "bsa"}, BIGGAN_SCALES, 0),
+        (RESNET, {"method": "bsa"}, 2 * RESNET_CHANNELS, 0),
+        # Patches of 22 and 50 pixels are what b128 and b64 see, which make the maps of half their size; of a
+        # BigGAN's D it is the block before attention; of the residual one the blocks of 11, 21 and 29 pixels.
+        (STYLEGAN2, {"method": "cdc"}, 24_767_458, 24_001_089 + heads(256, 512)),
+        (BIGGAN, {"method": "cdc"}, 70_433_988, 87_982_370 + heads(96)),
+        (RESNET, {"method": "cdc"}, 96_101_828, 91_892_161 + heads(128, 128, 256)),
+        (STYLEGAN2, {"method": "cdc", "cdc": {"patches": False}}, 24_767_458, 24_001_089),
+    ],
+    ids=str,
+)
+def test_counts_at_full_size_are_those_of_the_layers(
+    title: str, keys: dict[str, Any], generator: int, discriminator: int
+) -> None:
+    found = storage(tables.NETWORKS[title], Finetune.model_validate(keys))
+    assert (found.trainable_generator, found.trainable_discriminator) == (generator, discriminator)
 
 
 @pytest.mark.parametrize("name", ["full", "freeze_g", "scale_shift", "adafm", "lora", "gan_memory"])

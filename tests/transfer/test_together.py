@@ -21,7 +21,7 @@ from graftgan.transfer.penalties import PENALTIES, make_penalties
 STEPS = 4
 TERMS: dict[str, Any] = {
     **EVERYTHING, "r1_interval": 2, "r1_on_fakes": True, "bsd_k": 3, "bsd_clip": 1.0, "ewc_samples": 2,
-    "cdc": {"weight": 10.0, "anchors": 3},
+    "cdc": {"weight": 10.0},
 }  # fmt: skip
 OFF: dict[str, Any] = {
     "bsd_weight": 0, "l2_sp_weight": 0, "ewc_weight": 0, "cdc": {"weight": 0, "patches": False},
@@ -29,6 +29,7 @@ OFF: dict[str, Any] = {
 # Of the tiny network, so that half of G is fixed and some of it rests at first.
 SIZES: dict[str, dict[str, Any]] = {
     "adafm": {"low_level_from_px": 16, "adafm": {"start_kimg": 0.008}},
+    "cdc": {"cdc": {"weight": 10.0, "anchors": 3}},
     "freeze_g": {"freeze_g_blocks": 1},
     "minegan": {"minegan": {"joint_from": 0.008}},
     "lora": {"adapter_rank": 2},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -190,7 +191,6 @@ def draw_latents(
     return stacked, torch.stack(labels) if labels else None
 
 
-@torch.no_grad()
 def sample(
     generator: Generator,
     n: int,
@@ -221,29 +221,74 @@ def sample(
     Raises:
         ConfigError: Labels are given to an unconditional generator, are too few or out of range.
     """
+    spec, count = generator.spec, len(dealt(n, batch, share))
+    images = np.empty((count, spec.resolution, spec.resolution, spec.channels), np.uint8)
+    done = 0
+    mine = range(share[0], math.ceil(n / batch), share[1])
+    for img in _sampled(generator, n, seed, truncation_psi, labels, batch, mine):
+        images[done : done + len(img)] = img
+        done += len(img)
+    return images
+
+
+def sample_blocks(
+    generator: Generator,
+    n: int,
+    seed: int,
+    truncation_psi: float = 1.0,
+    labels: int | Sequence[int] | None = None,
+    batch: int = 64,
+    blocks: Collection[int] = (),
+) -> dict[int, NDArray[np.uint8]]:
+    """Return some of the batches that :func:`sample` computes for the same arguments, of the same bits.
+
+    Args:
+        generator: As for `sample`.
+        n: Number of images of the whole series.
+        seed: As for `sample`.
+        truncation_psi: As for `sample`.
+        labels: As for `sample`.
+        batch: Images computed at a time.
+        blocks: Numbers of the batches wanted, of which the others are not computed.
+
+    Returns:
+        uint8 [batch, R, R, channels] by number of the batch; the last may be shorter.
+
+    Raises:
+        ConfigError: As for `sample`.
+    """
+    mine = sorted(set(blocks))
+    made = _sampled(generator, n, seed, truncation_psi, labels, batch, mine)
+    return dict(zip(mine, made, strict=True))
+
+
+@torch.no_grad()
+def _sampled(
+    generator: Generator,
+    n: int,
+    seed: int,
+    truncation_psi: float,
+    labels: int | Sequence[int] | None,
+    batch: int,
+    blocks: Sequence[int],
+) -> Iterator[NDArray[np.uint8]]:
+    """Compute the batches with these numbers, which ascend; the latents of those before are drawn alone."""
     wanted = _checked_labels(generator.spec, n, labels)
     rng = torch.Generator().manual_seed(seed)
     device = next(generator.parameters()).device
-    spec = generator.spec
-    images = np.empty(
-        (len(dealt(n, batch, share)), spec.resolution, spec.resolution, spec.channels), np.uint8
-    )
     was_training = generator.training
     generator.eval()
     try:
-        done = 0
-        for start in range(0, n, batch):
-            stop = min(start + batch, n)
-            z, drawn = draw_latents(spec, stop - start, rng, generator.prior)
-            if start // batch % share[1] != share[0]:
+        for block in range(max(blocks, default=-1) + 1):
+            start, stop = block * batch, min((block + 1) * batch, n)
+            z, drawn = draw_latents(generator.spec, stop - start, rng, generator.prior)
+            if block not in blocks:
                 continue
             ids = drawn if wanted is None else wanted[start:stop]
             img = generator(z.to(device), None if ids is None else ids.to(device), truncation_psi, "const")
-            images[done : done + len(img)] = to_uint8(img)
-            done += len(img)
+            yield to_uint8(img)
     finally:
         generator.train(was_training)
-    return images
 
 
 def _checked_labels(spec: GanSpec, n: int, labels: int | Sequence[int] | None) -> Tensor | None:

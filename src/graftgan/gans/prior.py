@@ -189,6 +189,11 @@ def _check(held: Mapping[str, Tensor]) -> None:
         raise ValueError("its weights are no shares")
 
 
+def told_law(law: Prior | None) -> str:
+    """Return what to tell people about a law, N(0, I) included."""
+    return "Its latents come from N(0, I)." if law is None else law.note
+
+
 def step_length(mixture: Mixture, here: float, there: float) -> float:
     """Return how far the law moves between two lambdas: each component's Wasserstein-2 step, weighted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftgan.gans.base import Generator, to_uint8
+from graftgan.gans.base import Generator, draw_latents, to_uint8
 from graftgan.gans.prior import Prior
+from graftgan.gans.spec import GanSpec
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
@@ -40,6 +42,12 @@ def walk_latents(
         points = torch.randn(walks, stops, z_dim, generator=rng)
     else:
         points = prior.draw(walks * stops, rng).view(walks, stops, z_dim)
+    return closed(points, frames_a_leg)
+
+
+def closed(points: Tensor, frames_a_leg: int) -> Tensor:
+    """Return latents [frames, walks, D] that go through points [walks, stops, D] and back to the first."""
+    stops = points.shape[1]
     rows = []
     for leg in range(stops):
         for step in range(frames_a_leg):
@@ -49,7 +57,17 @@ def walk_latents(
     return torch.stack(rows)
 
 
-@torch.no_grad()
+def seed_latents(spec: GanSpec, seeds: Sequence[int], walks: int, prior: Prior | None = None) -> Tensor:
+    """Return the latents of seeds, those of `sample(generator, 1, seed)`, as stops [walks, stops, z_dim].
+
+    The first walk goes through the first seeds, and so on. Where they cannot be shared out evenly, the last
+    walks go through some of the seeds again, from the first on.
+    """
+    stops = -(-len(seeds) // walks)
+    drawn = [draw_latents(spec, 1, torch.Generator().manual_seed(seed), prior)[0][0] for seed in seeds]
+    return torch.stack([drawn[i % len(drawn)] for i in range(walks * stops)]).view(walks, stops, -1)
+
+
 def walk(
     generator: Generator,
     walks: int = 6,
@@ -59,9 +77,16 @@ def walk(
     truncation_psi: float = 1.0,
     label: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Return frames uint8 [frames, walks, R, R, C] of closed walks with constant noise."""
+    """Return frames uint8 [frames, walks, R, R, C] of closed random walks with constant noise."""
+    latents = walk_latents(generator.spec.z_dim, walks, stops, frames_a_leg, seed, generator.prior)
+    return frames(generator, latents, truncation_psi, label)
+
+
+@torch.no_grad()
+def frames(
+    generator: Generator, latents: Tensor, truncation_psi: float = 1.0, label: int | None = None
+) -> NDArray[np.uint8]:
+    """Return pictures uint8 [frames, walks, R, R, C] of latents [frames, walks, z_dim]; constant noise."""
     device = next(generator.parameters()).device
-    spec, prior = generator.spec, generator.prior
-    latents = walk_latents(spec.z_dim, walks, stops, frames_a_leg, seed, prior).to(device)
-    ids = torch.full((walks,), label or 0, device=device) if spec.classes else None
-    return np.stack([to_uint8(generator(z, ids, truncation_psi, "const")) for z in latents])
+    ids = torch.full((latents.shape[1],), label or 0, device=device) if generator.spec.classes else None
+    return np.stack([to_uint8(generator(z, ids, truncation_psi, "const")) for z in latents.to(device)])

@@ -78,6 +78,11 @@ def resting(gan: Gan, settings: Finetune, images_seen: int) -> set[str]:
     return {f"generator.{name}" for name in adapters(gan.generator)}
 
 
+def begins(settings: Finetune) -> tuple[str, float]:
+    """Return the key of the start, and the images after which scales and shifts move."""
+    return "adafm.start_kimg", 1000 * settings.adafm.start_kimg
+
+
 def check(settings: Finetune) -> None:
     """Refuse a start beyond the budget.
 
@@ -102,6 +107,7 @@ METHOD = Method(
     trainable_discriminator=filter_transfer.moving_discriminator,
     prepare=prepare,
     resting=resting,
+    begins=begins,
     check=check,
     adapter=True,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from graftgan.checkpoints.adapters import Adapter, check_base
-from graftgan.checkpoints.store import compare, load_gan
+from graftgan.checkpoints.store import compare, load_gan, same_law
 from graftgan.config import Finetune
 from graftgan.contract import canonical_json
 from graftgan.errors import CheckpointError, ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import MARK
+from graftgan.gans.prior import Prior, told_law
 from graftgan.gans.resnet_gan.spec import ResnetGanSpec
 from graftgan.gans.spec import GanSpec
 from graftgan.transfer import METHODS, method
@@ -41,8 +43,9 @@ def extract(
     sha256: str,
     best: Mapping[str, Tensor],
     added: Mapping[str, Tensor],
+    prior: Prior | None = None,
 ) -> Adapter:
-    """Return what of an averaged generator is not in its base.
+    """Return what of an averaged generator is not in its base, and its law.
 
     Args:
         base: The base's networks.
@@ -51,6 +54,7 @@ def extract(
         sha256: Digest of the base's weights file.
         best: The averaged generator's tensors, folded.
         added: Parameters that parametrisations brought, as they were when `best` was folded.
+        prior: The law that its latents come from, None for N(0, I).
     """
     folded = {_acts_on(name) for name in added}
     before = base.generator_ema.state_dict()
@@ -63,7 +67,7 @@ def extract(
     # Where tensors lie does not depend on how they are compressed, and files of earlier tasks lie anywhere.
     dumped["gan_memory"].pop("compress")
     places = {key: dumped[key] for key in PLACES}
-    return Adapter(sha256, settings.method, places, _sizes(spec), {**changed, **added})
+    return Adapter(sha256, settings.method, places, _sizes(spec), {**changed, **added}, prior=prior)
 
 
 def _sizes(spec: GanSpec) -> dict[str, Any]:
@@ -120,7 +124,8 @@ def _settings(adapter: Adapter) -> Finetune:
 def apply(base: Gan, adapter: Adapter) -> Gan:
     """Return plain networks: both generators are the adapted average, D is the base's.
 
-    The averaged generator has the bits of the run that the adapter is from.
+    The averaged generator has the bits of the run that the adapter is from, and that run's law of latents,
+    whatever the base's is.
 
     Raises:
         CheckpointError: A tensor is unknown or of another shape, or the sizes are not the adapter's.
@@ -130,9 +135,16 @@ def apply(base: Gan, adapter: Adapter) -> Gan:
     table = compare(adapter.tensors, {n: t for n, t in state.items() if n in adapter.tensors})
     if not table.whole or _sizes(gan.spec) != adapter.spec:
         raise CheckpointError(f"the adapter does not fit the base: {table}", "use the base it was trained on")
+    if adapter.prior is not None and adapter.prior.z_dim != gan.spec.z_dim:
+        raise CheckpointError(
+            f"the adapter's prior is of latents of length {adapter.prior.z_dim}, which do not fit the "
+            f"network's of {gan.spec.z_dim}",
+            "use another file",
+        )
     for network in (gan.generator_ema, gan.generator):
         network.load_state_dict({**state, **adapter.tensors})
     method(adapter.method).finish(gan)
+    gan.prior = adapter.prior
     return gan
 
 
@@ -153,6 +165,12 @@ def _same_kind(adapters: list[Adapter]) -> None:
                 raise ConfigError(
                     f"the adapters differ in {field}", "combine those of one base, method and settings"
                 )
+        if not same_law(first.prior, other.prior):
+            raise ConfigError(
+                "the adapters differ in the law of their latents, and there is none between two laws. Of the "
+                f"first: {told_law(first.prior)} Of the other: {told_law(other.prior)}",
+                "combine adapters of one law, such as those of runs with finetune.prior=normal",
+            )
 
 
 def interpolate(base: Gan, first: Adapter, second: Adapter, share: float) -> Adapter:
@@ -161,7 +179,7 @@ def interpolate(base: Gan, first: Adapter, second: Adapter, share: float) -> Ada
     Every tensor is interpolated linearly; one that only one of them holds has the base's value in the other.
 
     Raises:
-        ConfigError: The adapters are of different bases, methods or settings.
+        ConfigError: The adapters are of different bases, methods, settings or laws of latents.
     """
     _same_kind([first, second])
     start = prepared(base, first).generator_ema.state_dict()
@@ -169,7 +187,7 @@ def interpolate(base: Gan, first: Adapter, second: Adapter, share: float) -> Ada
     for name in sorted(first.tensors.keys() | second.tensors.keys()):
         a, b = (adapter.tensors.get(name, start[name]) for adapter in (first, second))
         tensors[name] = torch.lerp(a, b, share)
-    return Adapter(first.base_sha256, first.method, first.settings, first.spec, tensors)
+    return _like(first, tensors)
 
 
 def transplant(base: Gan, choice: Mapping[str, Adapter]) -> Adapter:
@@ -197,5 +215,9 @@ def transplant(base: Gan, choice: Mapping[str, Adapter]) -> Adapter:
     start = prepared(base, adapters[0]).generator_ema.state_dict()
     names = {name for adapter in adapters for name in adapter.tensors} - tensors.keys()
     tensors |= {name: start[name].clone() for name in names}
-    first = adapters[0]
-    return Adapter(first.base_sha256, first.method, first.settings, first.spec, tensors)
+    return _like(adapters[0], tensors)
+
+
+def _like(adapter: Adapter, tensors: dict[str, Tensor]) -> Adapter:
+    """Return an adapter of other tensors, which is of no run."""
+    return replace(adapter, tensors=tensors, origin={}, after=())

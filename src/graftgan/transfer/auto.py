@@ -6,12 +6,14 @@ The rules are in `auto_rules.json`, which `python benchmarks/auto_rules.py` deri
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from graftgan.contract import read_json
+from graftgan.errors import GraftganError
 from graftgan.transfer import METHODS
 
 AUTO = "auto"
@@ -19,6 +21,11 @@ PLAIN = "full"
 RULES_FILE = Path(__file__).with_name("auto_rules.json")
 FEWEST_DRAWS = 3
 """Draws that a method must have been compared on: one says little of others."""
+FAR = 2
+"""A run of more than so many times the compared budget is told that it is."""
+
+Refusal = Callable[[str], GraftganError | None]
+"""Name of a method -> why it does not go with the settings and the sources, None if it does."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +43,71 @@ class Rule:
     why: str
 
 
-FALLBACK = Rule(None, PLAIN, "it works with every family")
+@dataclass(frozen=True)
+class Rules:
+    """All rules, and what they were measured with.
+
+    Attributes:
+        families: Families of the sources.
+        kimg: Budget of the runs.
+        rules: Those for few images first; among those for equally many the best first.
+    """
+
+    families: tuple[str, ...]
+    kimg: float
+    rules: tuple[Rule, ...]
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Rules:
+        """Return the rules that a file holds."""
+        rules = tuple(Rule(**rule) for rule in raw["rules"])
+        return cls(tuple(raw["families"]), float(raw["kimg"]), rules)
+
+    def for_images(self, images: int) -> list[Rule]:
+        """Return the rules for a number of training images: those of the smallest limit that it keeps to."""
+        limits = [rule.most_images for rule in self.rules]
+        limit = next((most for most in limits if most is None or images <= most), None)
+        return [rule for rule in self.rules if rule.most_images == limit]
 
 
-def read_rules(path: Path = RULES_FILE) -> tuple[Rule, ...]:
-    """Return the rules of a file, those for few images first."""
-    return tuple(Rule(**rule) for rule in read_json(path)["rules"])
+@dataclass(frozen=True)
+class Decision:
+    """What `auto` took.
+
+    Attributes:
+        method: A name in `METHODS`.
+        why: What was measured, what did better and was passed over, and how far the measurement reaches.
+    """
+
+    method: str
+    why: str
 
 
-def derive(tables: Mapping[str, Sequence[Mapping[str, Any]]], kimg: float) -> list[dict[str, Any]]:
+def derive(
+    tables: Mapping[str, Sequence[Mapping[str, Any]]], kimg: float, families: Collection[str]
+) -> dict[str, Any]:
     """Return the rules that a comparison of methods supports, as they stand in the file.
 
     A method is clearly better where the whole interval of its KID over that of `full` on the same draws is
-    below 1, over three draws or more. For each number of images these come best first, then `full`; the
-    last number holds for all larger ones.
+    below 1, over three draws or more. For each number of images these come best first, then `full`. Between
+    two numbers that were compared the border is their geometric mean; the last number holds for all larger
+    ones.
 
     Args:
         tables: Number of images -> a row a method, as `benchmarks/methods.py` writes them.
         kimg: Budget of the runs.
+        families: Families of the sources.
     """
     counts = sorted(map(int, tables))
     rules = []
-    for count in counts:
+    for count, larger in zip(counts, [*counts[1:], None], strict=True):
         rows = [row for row in tables[str(count)] if row["method"] in METHODS and row["method"] != PLAIN]
         clear = sorted(filter(_clearly_better, rows), key=lambda row: float(row["ratio"]))
-        limit = count if count != counts[-1] else None
+        limit = None if larger is None else math.isqrt(count * larger)
         told = [(row["method"], _measured(row, count, kimg)) for row in clear]
         for name, why in [*told, (PLAIN, _nothing_better(rows, clear, count, kimg))]:
             rules.append(asdict(Rule(limit, name, why)))
-    return rules
+    return {"families": sorted(families), "kimg": kimg, "rules": rules}
 
 
 def _clearly_better(row: Mapping[str, Any]) -> bool:
@@ -83,7 +126,7 @@ def _nothing_better(
     rows: Sequence[Mapping[str, Any]], clear: Sequence[Mapping[str, Any]], images: int, kimg: float
 ) -> str:
     if clear:
-        return f"the methods that were better with {images} images are not for these sources"
+        return f"no method that was better with {images} images goes with these sources and settings"
     draws = min((len(row["draws"]) for row in rows), default=0)
     few = f", and {FEWEST_DRAWS} draws are asked for" if draws < FEWEST_DRAWS else ""
     return (
@@ -92,17 +135,58 @@ def _nothing_better(
     )
 
 
-RULES: tuple[Rule, ...] = read_rules()
+RULES: Rules = Rules.of(read_json(RULES_FILE))
 
 
-def decide(images: int, families: Collection[str]) -> Rule:
-    """Return the rule for a number of training images and the families of the sources.
+def decide(
+    images: int, families: Collection[str], refusal: Refusal = lambda name: None, kimg: float = 0.0
+) -> Decision:
+    """Decide by the number of training images and the families of the sources.
 
-    A method that does not know one of them gives way to the next rule that holds, and at last to `full`.
+    A method that does not know one of the families, or that is refused, gives way to the next one that was
+    better than `full` with so many images, and at last to `full`.
+
+    Args:
+        images: Number of training images.
+        families: Families of the sources.
+        refusal: Tells why a method does not go with the settings and the sources.
+        kimg: Budget of the run; infinite if minutes alone limit it.
+
+    Raises:
+        GraftganError: Not even `full` goes with the settings; what `refusal` said of it.
     """
-    for rule in RULES:
+    foreign: list[str] = []
+    refused: list[str] = []
+    found: Rule | None = None
+    for rule in RULES.for_images(images):
         known = METHODS[rule.method].families
-        fits = known is None or set(families) <= set(known)
-        if fits and (rule.most_images is None or images <= rule.most_images):
-            return rule
-    return FALLBACK
+        if known is not None and not set(families) <= set(known):
+            foreign.append(rule.method)
+        elif (error := refusal(rule.method)) is None:
+            found = rule
+            break
+        elif rule.method == PLAIN:
+            raise error
+        else:
+            refused.append(f"{rule.method} did better, but does not go with the settings: {error.message}")
+    assert found is not None, "full ends the rules for every number of images"
+    told = [found.why]
+    if foreign:
+        told.append(f"{', '.join(foreign)} did better, but not for family {', '.join(sorted(set(families)))}")
+    return Decision(found.method, "; ".join([*told, *refused, *_reach(families, kimg)]))
+
+
+def _reach(families: Collection[str], kimg: float) -> list[str]:
+    """Return sentences about where the measurement says little of a run."""
+    told = []
+    measured = ", ".join(RULES.families)
+    if others := sorted(set(families) - set(RULES.families)):
+        told.append(
+            f"this was measured with {measured} sources only, and says little of family {', '.join(others)}"
+        )
+    if kimg > FAR * RULES.kimg:
+        length = f"has {kimg:g} kimg" if math.isfinite(kimg) else "may be of any length"
+        told.append(
+            f"methods were compared at {RULES.kimg:g} kimg, and this run {length}: their order may be another"
+        )
+    return told

@@ -22,6 +22,7 @@ Chooser = Callable[[Gan, Finetune], set[str]]
 Preparation = Callable[[Gan, Finetune], None]
 Rest = Callable[[Gan, Finetune, int], set[str]]
 Check = Callable[[Finetune], None]
+Begins = Callable[[Finetune], tuple[str, float] | None]
 
 
 def every_parameter(network: nn.Module) -> set[str]:
@@ -42,6 +43,8 @@ class Method:
             global generator, and both networks get equal ones, so that averages of their parameters follow.
         resting: What of these tensors does not move yet, or no longer, once so many images were seen: names
             that begin with `generator.` or `discriminator.`; None if all move all the time.
+        begins: Key below `finetune` that says when the last of what rests at first begins to move, and after
+            how many images; None where nothing waits.
         check: Refuses settings that cannot go together, by a ConfigError, before anything is loaded.
         adapter: Whether few of G's tensors move, so that a file of these alone is worth having.
         penalties: Names of the terms that it adds to the losses, as in `finetune.penalties`.
@@ -55,6 +58,7 @@ class Method:
     trainable_discriminator: Chooser
     prepare: Preparation | None = None
     resting: Rest | None = None
+    begins: Begins | None = None
     check: Check | None = None
     adapter: bool = False
     penalties: tuple[str, ...] = ()

@@ -88,7 +88,8 @@ def targets_of(task: Task) -> list[Target]:
     else:
         rows = [(row, row) for row in section.classes]
     outputs = section.classifier_classes or section.classes
-    if section.objective == "classifier" and len(outputs) != len(rows):
+    asked = section.objective == "classifier" or section.judge_classifier is not None
+    if asked and len(outputs) != len(rows):
         raise ConfigError(
             f"finetune.class_embedding.classifier_classes has {len(outputs)} outputs for {len(rows)} classes",
             "name one for each",

@@ -163,6 +163,18 @@ def _about_classifier(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
             f"{KEY}.classifier_classes is empty, and with {use} no class of the source tells them",
             f"set {KEY}.classifier_classes=[...], one for each new class",
         ),
+        (
+            names_file and section.judge_classifier == section.classifier,
+            f"{KEY}.judge_classifier is {KEY}.classifier, which is optimised and no judge of itself",
+            f"name another classifier, or set {KEY}.judge_classifier=null",
+        ),
+        (
+            section.judge_classifier is not None
+            and section.use == "repurpose"
+            and not section.classifier_classes,
+            f"{KEY}.classifier_classes is empty, which {KEY}.judge_classifier needs with {use}",
+            f"set {KEY}.classifier_classes=[...], one for each new class",
+        ),
     ]
 
 

@@ -78,19 +78,19 @@ def frozen_layers(discriminator: Discriminator, settings: Finetune) -> list[str]
     whole, order = blocks(discriminator), layers(discriminator)
     count = settings.freeze_d_blocks
     if count is not None:
-        if count > len(whole):
-            raise ConfigError(
-                f"finetune.freeze_d_blocks: D has {len(whole)} blocks below its head, not {count}",
-                "use a smaller number",
-            )
+        _require("freeze_d_blocks", count, len(whole))
         return [layer for block in whole[:count] for layer in block]
-    if settings.freeze_d_layers > len(order):
-        raise ConfigError(
-            f"finetune.freeze_d_layers: D has {len(order)} layers below its head, "
-            f"not {settings.freeze_d_layers}",
-            "use a smaller number",
-        )
+    _require("freeze_d_layers", settings.freeze_d_layers, len(order))
     return order[: settings.freeze_d_layers]
+
+
+def _require(key: str, wanted: int, there: int) -> None:
+    if wanted > there:
+        raise ConfigError(
+            f"finetune.{key}={wanted}, but the discriminator that rank.choose brought has {there} "
+            f"{key.removeprefix('freeze_d_')} below its head",
+            f"set finetune.{key} to {there} or less, or choose a source with a larger one",
+        )
 
 
 def moving(gan: Gan, settings: Finetune) -> set[str]:

@@ -33,6 +33,12 @@ def check(settings: Finetune) -> None:
             "finetune.budget.kimg, which is not given",
             "set finetune.budget.kimg, or finetune.minegan.joint_from to null or 0",
         )
+    if settings.minegan.joint_from == 1 and settings.budget.kimg is not None:
+        raise ConfigError(
+            f"finetune.minegan.joint_from=1 with finetune.budget.kimg={settings.budget.kimg:g}: the run ends "
+            "where G would join",
+            "set finetune.minegan.joint_from below 1, or to null, which leaves G as it is",
+        )
 
 
 def prepare(gan: Gan, settings: Finetune) -> None:
@@ -50,10 +56,16 @@ def moving(gan: Gan, settings: Finetune) -> set[str]:
     return names if settings.minegan.joint_from is not None else {n for n in names if is_mined(n)}
 
 
+def begins(settings: Finetune) -> tuple[str, float] | None:
+    """Return the key of the share, and the images after which G joins; None where it does not wait."""
+    share, kimg = settings.minegan.joint_from, settings.budget.kimg
+    return None if not share or kimg is None else ("minegan.joint_from", share * kimg * 1000)
+
+
 def resting(gan: Gan, settings: Finetune, images_seen: int) -> set[str]:
     """Return the names of G's own parameters until the share `joint_from` of the budget is spent."""
-    share, kimg = settings.minegan.joint_from, settings.budget.kimg
-    if not share or kimg is None or images_seen >= share * kimg * 1000:
+    start = begins(settings)
+    if start is None or images_seen >= start[1]:
         return set()
     return {f"generator.{name}" for name in every_parameter(gan.generator) if not is_mined(name)}
 
@@ -65,5 +77,6 @@ METHOD = Method(
     trainable_discriminator=lambda gan, settings: every_parameter(gan.discriminator),
     prepare=prepare,
     resting=resting,
+    begins=begins,
     check=check,
 )

@@ -29,7 +29,8 @@ def graft(gan: Gan, settings: Finetune, limit: int) -> None:
         limit: Side in pixels from which on G's blocks stay.
 
     Raises:
-        ConfigError: Of this family no small head is known, or it has classes, or no block begins at `limit`.
+        ConfigError: Of this family no small head is known, or the run has several classes, or no block begins
+            at `limit`.
     """
     spec, source, discriminator = grafted_spec(gan, settings, limit), gan.generator, gan.discriminator
     assert isinstance(source, ResnetGenerator) and isinstance(discriminator, ResnetDiscriminator)
@@ -58,7 +59,9 @@ def head_names(network: ResnetGenerator) -> set[str]:
 
 
 def grafted_spec(gan: Gan, settings: Finetune, limit: int) -> ResnetGanSpec:
-    """Return the sizes of the network with its small head.
+    """Return the sizes of the network with its small head, which has no classes.
+
+    A network of one class, as a source with classes becomes for images without labels, loses it.
 
     Raises:
         ConfigError: See :func:`graft`.
@@ -69,10 +72,12 @@ def grafted_spec(gan: Gan, settings: Finetune, limit: int) -> ResnetGanSpec:
             f"{asked} is known for family=resnet_gan, and the source's family={spec.family}",
             "set finetune.filter_transfer.head=source, or choose another source",
         )
-    if spec.classes:
+    if spec.classes > 1:
         raise ConfigError(
-            f"{asked} makes a head without classes, and the network has classes={spec.classes}",
-            "set finetune.filter_transfer.head=source",
+            f"{asked} makes a head without classes, and the source of rank.choose has {spec.classes} classes "
+            "for the labels of data.path",
+            "set finetune.filter_transfer.head=source, leave out the labels of data.path (no sub-folders), "
+            "which makes one class of all images, or choose a source without classes in rank.choose",
         )
     sides = [spec.base << stage for stage in range(max(spec.first_stage, 1), spec.stages)]
     if limit not in sides:
@@ -82,7 +87,7 @@ def grafted_spec(gan: Gan, settings: Finetune, limit: int) -> ResnetGanSpec:
         )
     section = settings.filter_transfer
     z_dim = section.head_z_dim or spec.z_dim
-    return replace(spec, head_px=limit, head_grad_gain=section.head_grad_gain, z_dim=z_dim)
+    return replace(spec, classes=0, head_px=limit, head_grad_gain=section.head_grad_gain, z_dim=z_dim)
 
 
 @torch.no_grad()
@@ -99,7 +104,10 @@ def cut_statistics(source: ResnetGenerator, spec: ResnetGanSpec, settings: Finet
     count, total, squares = 0, torch.zeros((), device=device), torch.zeros((), device=device)
     for start in range(0, wanted, CALIBRATION_BATCH):
         drawn = torch.randn(min(CALIBRATION_BATCH, wanted - start), source.spec.z_dim, generator=rng)
-        maps = source.before_stage(spec.first_stage, drawn.to(device)).double().transpose(0, 1).flatten(1)
+        # Without classes the ids are not read, and there is one class at most.
+        ids = torch.zeros(len(drawn), dtype=torch.long, device=device)
+        maps = source.before_stage(spec.first_stage, drawn.to(device), ids)
+        maps = maps.double().transpose(0, 1).flatten(1)
         count += maps.shape[1]
         total, squares = total + maps.sum(1), squares + maps.square().sum(1)
     mean = total / count

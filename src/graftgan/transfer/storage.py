@@ -32,9 +32,9 @@ class Storage:
         trainable_discriminator: Parameters that move in D.
         base_bytes: The source's G in float32.
         stored_bytes: What tells the adapted G from its source, in float32: what moves, or all of it where the
-            method makes no adapter file, and the law of its latents if it has one of its own. The file's
-            header and what few buffers follow come on top. Of a compressed memory it is the most for a first
-            task.
+            method makes no adapter file, and the law of its latents if it has one of its own, which is in
+            that file too. The file's header and what few buffers follow come on top. Of a compressed memory
+            it is the most for a first task.
     """
 
     trainable_generator: int

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training.nets import recipe
+from training.nets import copies, equal, recipe
 
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build
@@ -14,9 +14,12 @@ from graftgan.transfer.penalties.bsd import (
     FLOOR,
     SpectralDiversification,
     clipped,
+    feature_width,
+    slope,
     spectral_diversification,
     trailing_variance,
 )
+from transfer.families import OTHERS, SIZES, small
 from transfer.penalties.runs import Notes, moved, networks, silent, trained
 
 SHAPES = [(8, 20, 3), (8, 8, 8), (12, 5, 2), (6, 40, 1)]
@@ -181,27 +184,57 @@ def test_the_terms_are_the_weighted_function_of_ds_features() -> None:
     assert started(gan, bsd_on_d=False).discriminator_term(gan, fakes, torch.zeros(4, 1), notes) is None
 
 
-@pytest.mark.parametrize("limit", [None, 1e-4, 1e6])
-def test_the_clip_shortens_the_gradient_alone(limit: float | None) -> None:
+@pytest.mark.parametrize("limit", [1e-4, 1e6])
+def test_the_clip_shortens_the_gradient_alone(limit: float) -> None:
     features, k, weight = matrix(6, 12), 3, 2.5
     leaf = features.clone().requires_grad_(True)
     variance = trailing_variance(leaf, k)
-    plain = weight / variance
-    term = clipped(plain, variance, k, weight, limit)
+    plain, norm = weight / variance, slope(variance, k, weight)
+    whole = weight * gradient(features, k)
+    assert float(norm) == pytest.approx(float(whole.norm()), rel=1e-9)
+    term = clipped(plain, norm, limit)
     assert float(term.detach()) == float(plain.detach())
     (found,) = torch.autograd.grad(term, leaf)
-    whole = weight * gradient(features, k)
-    factor = 1.0 if limit is None else min(1.0, limit / float(whole.norm()))
+    factor = min(1.0, limit / float(whole.norm()))
     torch.testing.assert_close(found, factor * whole, rtol=1e-9, atol=0)
     assert (factor < 1) == (limit == 1e-4)
+
+
+@pytest.mark.parametrize("limit", [None, 1e-3, 1e6])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_clip_is_of_the_gradient_on_ds_features_normalised_or_not(
+    normalise: bool, limit: float | None
+) -> None:
+    """Rows of other lengths than 1, from 0.01 on, divide the gradient on directions by them."""
+    features = matrix(6, 12) * torch.tensor([0.01, 0.1, 1.0, 3.0, 10.0, 0.5])[:, None].double()
+    penalty = started(networks(), bsd_clip=limit, bsd_normalise_rows=normalise, bsd_weight=2.5)
+    leaf = features.clone().requires_grad_(True)
+    rows = leaf / leaf.norm(dim=1, keepdim=True) if normalise else leaf
+    plain = 2.5 * by_svd(rows, 2)
+    (whole,) = torch.autograd.grad(plain, leaf)
+    again = features.clone().requires_grad_(True)
+    term, _ = penalty._term(again)
+    (found,) = torch.autograd.grad(term, again)
+    torch.testing.assert_close(term.detach(), plain.detach(), rtol=1e-9, atol=0)
+    factor = 1.0 if limit is None else min(1.0, limit / float(whole.norm()))
+    torch.testing.assert_close(found, factor * whole, rtol=1e-7, atol=1e-12)
+    assert (factor < 1) == (limit == 1e-3)
+    if limit == 1e-3:
+        assert float(found.norm()) == pytest.approx(limit, rel=1e-9)
+
+
+def test_without_a_gradient_there_is_nothing_to_clip() -> None:
+    penalty = started(networks(), bsd_clip=1e-9, bsd_normalise_rows=True)
+    directions = matrix(4, 20) / matrix(4, 20).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(penalty._term(matrix(4, 20))[0], spectral_diversification(directions, 2))
 
 
 def test_the_clip_reaches_both_terms() -> None:
     gan, fakes = networks(), torch.randn(4, 3, 32, 32)
     weights = list(gan.discriminator.parameters())
     lengths = []
-    for limit in (None, 1e-9):
-        penalty = started(gan, bsd_clip=limit)
+    for limit, normalise in ((None, False), (1e-9, False), (1e-9, True)):
+        penalty = started(gan, bsd_clip=limit, bsd_normalise_rows=normalise)
         for term in (penalty.generator_term, penalty.discriminator_term):
             value = term(gan, fakes, torch.zeros(4, 1), silent)
             found = torch.autograd.grad(value, weights, allow_unused=True)
@@ -273,10 +306,22 @@ def test_more_values_than_images_is_refused_by_both_keys() -> None:
     assert "finetune.bsd_k" in error.value.remedy
 
 
-def test_more_values_than_features_is_refused() -> None:
+def test_more_values_than_features_is_refused_at_the_start() -> None:
     gan = networks(channel_max=3)
     with pytest.raises(ConfigError, match=r"finetune\.bsd_k is 4.*rank\.choose.* has 3 features"):
-        started(gan, bsd_k=4).generator_term(gan, torch.randn(4, 3, 32, 32), torch.zeros(4, 1), silent)
+        started(gan, bsd_k=4)
+    started(gan, bsd_k=3)
+
+
+@pytest.mark.parametrize("family", [*SIZES, *OTHERS])
+def test_the_width_is_that_of_the_features_and_looking_leaves_no_trace(family: str) -> None:
+    gan = small(family)
+    before, random = copies(gan.discriminator), torch.get_rng_state()
+    gan.discriminator.train()
+    width = feature_width(gan.discriminator)
+    assert equal(before, copies(gan.discriminator)) and torch.equal(random, torch.get_rng_state())
+    assert gan.discriminator.training
+    assert gan.discriminator.spectral_features(torch.zeros(2, 3, 32, 32)).shape == (2, width)
 
 
 def test_the_floor_is_a_setting_and_the_alarm_follows_it() -> None:

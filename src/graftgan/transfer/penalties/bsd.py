@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from graftgan.config import Finetune
 from graftgan.errors import ConfigError
-from graftgan.gans.base import Gan
+from graftgan.gans.base import Discriminator, Gan
 from graftgan.training.penalty import Note
 from graftgan.transfer.penalties.base import BasePenalty
 from graftgan.world import gathered
@@ -51,25 +52,35 @@ def spectral_diversification(features: Tensor, k: int, floor: float = FLOOR) -> 
     return _barrier(trailing_variance(features, k), floor)
 
 
-def clipped(
-    term: Tensor, variance: Tensor, k: int, weight: float, limit: float | None, floor: float = FLOOR
-) -> Tensor:
-    """Return a term of the same value whose gradient on the features is at most `limit` long.
-
-    The gradient of ``weight * BSD(F)`` has the norm ``2 k weight S^(-3/2)`` with ``S = k * variance``.
+def slope(variance: Tensor, k: int, weight: float, floor: float = FLOOR) -> Tensor:
+    """Return the norm ``2 k weight S^(-3/2)``, ``S = k * variance``, of ``weight * BSD(F)``'s gradient on F.
 
     Args:
-        term: ``weight * BSD(F)``.
-        variance: Mean of the k smallest squared singular values.
+        variance: Mean of the k smallest squared singular values of F.
         k: Their number.
         weight: Factor on BSD.
-        limit: Largest norm; None leaves the gradient alone.
         floor: Lower limit of the variance.
     """
-    if limit is None:
-        return term
-    norm = 2 * k * weight * (k * variance.detach().clamp(min=floor)) ** -1.5
+    return 2 * k * weight * (k * variance.detach().clamp(min=floor)) ** -1.5
+
+
+def clipped(term: Tensor, norm: Tensor, limit: float) -> Tensor:
+    """Return a term of the same value whose gradient is at most `limit` long.
+
+    Args:
+        term: The term.
+        norm: Length of its gradient.
+        limit: Largest length.
+    """
     return term.detach() + (term - term.detach()) * (limit / norm).clamp(max=1)
+
+
+@torch.no_grad()
+def feature_width(discriminator: Discriminator) -> int:
+    """Return how many spectral features D has, found on a copy without values."""
+    spec = discriminator.spec
+    image = torch.empty(1, spec.channels, spec.resolution, spec.resolution, device="meta")
+    return copy.deepcopy(discriminator).to("meta").eval().spectral_features(image).shape[1]
 
 
 def _barrier(variance: Tensor, floor: float) -> Tensor:
@@ -80,7 +91,7 @@ class SpectralDiversification(BasePenalty):
     """Adds ``bsd_weight * BSD(F)`` to G's loss and, with `bsd_on_d`, to D's.
 
     With `bsd_normalise_rows`, each row is of length 1 first, so that D cannot lower the term by larger
-    features; with `bsd_clip`, its gradient on the features has a largest length.
+    features; with `bsd_clip`, its gradient on the features, as they are before that, has a largest length.
 
     F are D's features of the fakes (`Discriminator.spectral_features`). They are computed apart from the
     logits: from images that are not augmented, since augmentation would vary even equal ones, each image on
@@ -102,8 +113,19 @@ class SpectralDiversification(BasePenalty):
             )
 
     def start(self, gan: Gan, settings: Finetune) -> None:
-        """Take in the settings."""
+        """Take in the settings.
+
+        Raises:
+            ConfigError: D's features are fewer than the singular values that are to count.
+        """
         super().start(gan, settings)
+        width = feature_width(gan.discriminator)
+        if settings.bsd_k > width:
+            raise ConfigError(
+                f"finetune.bsd_k is {settings.bsd_k}, but the discriminator that rank.choose brought has "
+                f"{width} features",
+                f"set finetune.bsd_k to {width} or less, or choose a wider source",
+            )
         self.k, self.on_d = settings.bsd_k, settings.bsd_on_d
         self.clip, self.normalise = settings.bsd_clip, settings.bsd_normalise_rows
         self.floor = settings.bsd_floor
@@ -130,21 +152,23 @@ class SpectralDiversification(BasePenalty):
 
     def _term(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted term and the mean of the smallest squared singular values."""
-        if self.normalise:
-            features = F.normalize(features.double(), dim=1)
-        variance = trailing_variance(features, self.k)
+        rows = F.normalize(features.double(), dim=1) if self.normalise else features
+        variance = trailing_variance(rows, self.k)
         term = self.weight * _barrier(variance, self.floor)
-        return clipped(term, variance, self.k, self.weight, self.clip, self.floor), variance
+        if self.clip is not None and features.requires_grad:
+            term = clipped(term, self._slope(term, variance, features), self.clip)
+        return term, variance
+
+    def _slope(self, term: Tensor, variance: Tensor, features: Tensor) -> Tensor:
+        """Return the norm of the term's gradient on D's features."""
+        if not self.normalise:
+            return slope(variance, self.k, self.weight, self.floor)
+        # Of a row it is what lies across the row, divided by its length.
+        (found,) = torch.autograd.grad(term, features, retain_graph=True)
+        return cast(Tensor, found.norm())
 
     def _features(self, gan: Gan, fakes: Tensor) -> Tensor:
-        features = gan.discriminator.spectral_features(fakes)
-        if self.k > features.shape[1]:
-            raise ConfigError(
-                f"finetune.bsd_k is {self.k}, but the discriminator that rank.choose brought has "
-                f"{features.shape[1]} features",
-                f"set finetune.bsd_k to {features.shape[1]} or less, or choose a wider source",
-            )
-        return gathered(features)
+        return gathered(gan.discriminator.spectral_features(fakes))
 
     def warnings(self) -> list[str]:
         """Tell how often the term was at its floor, where it moves nothing."""
