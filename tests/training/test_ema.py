@@ -42,6 +42,33 @@ def test_buffers_are_copied_whatever_beta_and_type() -> None:
     assert int(average.count) == 3
 
 
+def test_buffers_of_all_types_and_layouts_get_the_bits_of_a_copy() -> None:
+    """Scalars, whole numbers, half floats and images in another layout, as one by one."""
+    average, current = nn.Module(), nn.Module()
+    for seed, network in enumerate((average, current)):
+        rng = torch.Generator().manual_seed(seed)
+        network.weight = nn.Parameter(torch.randn(2, generator=rng))
+        network.register_buffer("noise", torch.randn(1, 4, 5, 5, generator=rng))
+        network.register_buffer("brief", torch.randn(7, generator=rng).bfloat16())
+        network.register_buffer("steps", torch.randint(99, (), generator=rng))
+        network.register_buffer("other", torch.randint(99, (3,), generator=rng))
+        network.register_buffer("mean", torch.randn(6, generator=rng)[::2])
+    current.noise = current.noise.to(memory_format=torch.channels_last)
+    places = [buffer.data_ptr() for buffer in average.buffers()]
+    before = [buffer.clone() for buffer in current.buffers()]
+    update_ema(average, current, 0.5)
+    assert [buffer.data_ptr() for buffer in average.buffers()] == places
+    for mine, theirs, old in zip(average.buffers(), current.buffers(), before, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert torch.equal(mine, theirs) and torch.equal(theirs, old)
+
+
+def test_a_network_without_buffers_is_averaged() -> None:
+    average, current = nn.Linear(2, 2), nn.Linear(2, 2)
+    update_ema(average, current, 0.0)
+    assert torch.equal(average.weight, current.weight)
+
+
 def test_the_current_network_is_left_alone_and_no_graph_is_built() -> None:
     average, current = Net(1.0), Net(3.0)
     update_ema(average, current, 0.5)

@@ -15,7 +15,7 @@ from graftgan.gans.base import build
 from graftgan.training import feed as module
 from graftgan.training import trainer as of_trainer
 from graftgan.training.augment import make_augment
-from graftgan.training.feed import Feed, fits_on, switches
+from graftgan.training.feed import Feed, fits_on
 from graftgan.training.trainer import Trainer
 from training.nets import EVERYTHING, pictures, recipe, tiny
 
@@ -52,6 +52,8 @@ def test_a_batch_is_the_same_from_the_device_and_from_the_host(channels: int) ->
 
 def test_images_stay_on_a_host_without_a_gpu() -> None:
     assert Feed(pictures(), CPU).resident is None
+    assert Feed(pictures(), CPU).kind == "host"
+    assert Feed(pictures(), CPU, resident=True).kind == "resident"
     assert not fits_on(1, CPU)
 
 
@@ -101,21 +103,14 @@ def test_reading_a_value_would_be_noticed() -> None:
     assert copies.free == [torch.Size([3])]
 
 
-def test_the_switches_of_a_run_are_told() -> None:
-    told = switches(CPU, "bf16", compiled=True)
-    assert told["device"] == "cpu"
-    assert (told["precision"], told["compile"], told["cuda_graphs"]) == ("bf16", "yes", "no")
-    assert told["memory_format"] == "channels_last"
-
-
 @pytest.mark.gpu
 def test_a_gpu_holds_the_images_and_gives_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     images, rows, cuda = pictures(7), np.array([5, 0, 5]), torch.device("cuda")
     held = Feed(images, cuda)
-    assert held.resident is not None
+    assert held.resident is not None and held.kind == "resident"
     monkeypatch.setattr(module, "RESIDENT_SHARE", 0.0)
     sent = Feed(images, cuda)
-    assert sent.resident is None
+    assert sent.resident is None and sent.kind == "pinned"
     expected = Feed(images, CPU).batch(rows)
     for feed in (held, sent):
         assert torch.allclose(feed.batch(rows).cpu(), expected)

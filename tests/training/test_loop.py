@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -514,6 +515,80 @@ def test_the_clock_decides_nothing_after_a_divergence(room: Room) -> None:
         assert history.rollbacks == 1
         ends.append(everything(trainer))
     assert equal(*ends)
+
+
+class Killed(BaseException):
+    """The end of a process at a file operation: nothing more is done to the disk."""
+
+
+class Mortal:
+    """Ends a run at one of the file operations that it makes after a moment that a test chooses."""
+
+    names = ("rename", "unlink", "rmdir", "mkdir")
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.count, self.armed = 0, 0, False
+        for name in self.names:
+            monkeypatch.setattr(os, name, self.fatal(getattr(os, name)))
+
+    def fatal(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            if self.armed:
+                self.count += 1
+                # The dead do no more: what Python still unwinds must not reach the disk either.
+                if self.at and self.count >= self.at:
+                    raise Killed
+            return real(*args, **more)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param(1, id="to the start"), pytest.param(3, id="to a milestone", marks=pytest.mark.nightly)],
+)
+def test_a_kill_at_any_operation_of_a_return_changes_no_bit(
+    room: Room, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    mortal = Mortal(monkeypatch)
+
+    def run(place: Room) -> tuple[Trainer, History]:
+        trainer = short(budget={"kimg": (before + 1) * BATCH / 1000})
+        step, slow_down = trainer.step, trainer.slow_down
+
+        def poisoned_step() -> None:
+            # As a run does that diverges by itself: wherever it went on from, the same step breaks it.
+            if trainer.images_seen == before * BATCH and trainer.lr_scale == 1:
+                poison(trainer)
+            step()
+
+        def armed(factor: float) -> None:
+            slow_down(factor)
+            mortal.armed = True
+
+        def disarmed(steps: int) -> None:
+            mortal.armed = False
+
+        monkeypatch.setattr(trainer, "step", poisoned_step)
+        monkeypatch.setattr(trainer, "slow_down", armed)
+        return trainer, place.loop(trainer, save_every_s=0, progress=Steps(disarmed)).run()
+
+    whole, expected = run(room)
+    operations = mortal.count
+    assert operations > 10 and expected.rollbacks == 1
+    for at in range(1, operations + 1):
+        place = Room(room.root / str(at))
+        mortal.at, mortal.count = at, 0
+        with pytest.raises(Killed):
+            run(place)
+        mortal.at, mortal.armed = 0, False
+        again, history = run(place)
+        told = f"operation {at} of {operations}"
+        assert (again.lr_scale, history.rollbacks) == (0.5, 1), told
+        assert equal(everything(whole), everything(again)), told
+        assert history.rows == expected.rows, told
+        # The place is of no more use, and there are many.
+        shutil.rmtree(place.root)
 
 
 def test_a_poisoned_state_is_never_saved(room: Room) -> None:

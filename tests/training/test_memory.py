@@ -7,8 +7,11 @@ import torch
 
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.gans.translation import TranslatorSpec, build_translator
+from graftgan.lifelong_config import Kind, Translate
 from graftgan.training import memory
 from graftgan.training.memory import HEADROOM, Need, available_bytes, estimate, warning
+from graftgan.training.translators import make_translators
 from graftgan.world import World, belonging
 from tests.gans.biggan.sizes import TINY as BIGGAN
 from tests.gans.dcgan.sizes import TINY as DCGAN
@@ -106,6 +109,54 @@ def test_each_worker_has_its_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) 
         assert warning(SPEC, 64, CPU) is None
         assert "each of 4 workers" in str(warning(SPEC, 128, CPU))
         assert "finetune.batch=64 would fit" in str(warning(SPEC, 128, CPU))
+
+
+TRANSLATOR = TranslatorSpec(kind="resnet_6", ngf=4)
+
+
+def recipe(**values: object) -> Translate:
+    return Translate.model_validate({"batch": 2, "ndf": 4, "precision": "fp32", **values})
+
+
+def test_a_task_is_counted_without_numbers_as_it_is_with_them() -> None:
+    settings = recipe()
+    need = memory.estimate_translation(TRANSLATOR, "paired", settings, 32)
+    assert need is not None
+    networks = make_translators("paired", build_translator(TRANSLATOR), settings, 32)
+    given, wanted = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 32, 32)
+    own = {t.untyped_storage().data_ptr() for n in networks.named().values() for t in n.state_dict().values()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        memory._translation_step(networks, settings, given, wanted)
+    real = sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in own)
+    assert real <= need.image_bytes * 2 + 2 <= 1.3 * real
+
+
+def test_two_ways_and_identities_need_more_than_one() -> None:
+    def need(kind: Kind, **values: object) -> Need:
+        found = memory.estimate_translation(TRANSLATOR, kind, recipe(**values), 32)
+        assert found is not None
+        return found
+
+    paired, both, without = need("paired"), need("unpaired"), need("unpaired", identity_weight=0.0)
+    assert both.fixed_bytes > 1.9 * paired.fixed_bytes
+    assert both.image_bytes > without.image_bytes > paired.image_bytes
+    averaged = need("paired", ema_half_life_kimg=1.0)
+    assert 0 < averaged.fixed_bytes - paired.fixed_bytes < paired.fixed_bytes
+    assert need("paired", batch=8).image_bytes == pytest.approx(paired.image_bytes, rel=0.1)
+
+
+def test_a_shortage_names_the_key_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need(fixed_bytes=1000, image_bytes=100, batch=64)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 1250)
+    assert "train.batch=64" in str(memory.shortage(need, "train.batch", CPU))
+    assert "train.batch=2 would fit" in str(memory.shortage(need, "train.batch", CPU))
+    assert memory.shortage(None, "train.batch", CPU) is None
 
 
 def test_the_cpu_has_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,19 @@ def test_a_full_disk_asks_to_try_again_and_leaves_the_older_states(
     assert len(list(store.folder.iterdir())) == 2
 
 
+def test_a_state_that_a_kill_took_away_to_replace_it_is_there_again(store: StateStore) -> None:
+    newest = store.names()[0]
+    wanted = store.latest()
+    holder = store.folder / f".{newest.name}.abcd_123"
+    (holder / newest.name).mkdir(parents=True)
+    newest.rename(holder / contract.MOVED)
+    found = store.latest()
+    assert found is not None and wanted is not None
+    assert found.keys() == wanted.keys()
+    assert store.names()[0] == newest
+    assert not (holder / contract.MOVED).exists()
+
+
 def test_clear_removes_everything(store: StateStore) -> None:
     store.clear()
     assert not store.folder.exists()

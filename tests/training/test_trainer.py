@@ -12,6 +12,7 @@ from graftgan.gans.base import build
 from graftgan.training.augment import AdaAugment
 from graftgan.training.ema import ema_beta
 from graftgan.training.losses import path_lengths, r1_penalty
+from graftgan.training.optimiser import measured_length
 from graftgan.training.state import read_state, write_state
 from graftgan.training.trainer import Meter, Trainer
 from training.nets import BATCH, EVERYTHING, copies, equal, everything, make, pictures, tiny
@@ -226,6 +227,50 @@ def test_gradients_are_clipped_to_the_limit_and_their_norm_is_told_before(limit:
     told = trainer.meter.take()["grad_norm_g"]
     assert told > 1e-3
     assert norm == pytest.approx(limit or told, rel=1e-3)
+
+
+def test_without_a_limit_a_run_has_the_bits_of_one_with_an_infinite_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That is what multiplies every gradient by one."""
+    plain, clipped = make(gradient_clip=None, r1_gamma=1.0), make(gradient_clip=None, r1_gamma=1.0)
+    told = []
+    for trainer in (plain, clipped):
+        trainer.seed_noise()
+        if trainer is clipped:
+            monkeypatch.setattr(
+                "graftgan.training.optimiser.measured_length",
+                lambda moving: torch.nn.utils.clip_grad_norm_(moving, float("inf")),
+            )
+        for _ in range(3):
+            trainer.step()
+        told.append(trainer.meter.take())
+    assert equal(everything(plain), everything(clipped))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("fault", [float("inf"), float("nan"), 1e30])
+def test_a_length_that_is_no_number_ends_in_weights_that_are_none(fault: float) -> None:
+    """With 1e30, each gradient is a number and the length is not; without a limit or with an infinite one."""
+    parameters = [torch.nn.Parameter(torch.ones(3)) for _ in range(3)]
+    adam = torch.optim.Adam(parameters, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.ones(3)
+    parameters[1].grad[1] = fault  # type: ignore[index]
+    assert not torch.isfinite(measured_length(parameters))
+    adam.step()
+    assert not all(torch.isfinite(parameter).all() for parameter in parameters)
+
+
+def test_the_length_leaves_gradients_alone() -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    assert float(measured_length(parameters)) == 0.0
+    parameters[1].grad, parameters[2].grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, -4.0])
+    assert float(measured_length(parameters)) == 5.0
+    assert [p.grad.tolist() for p in parameters[1:]] == [[3.0, 0.0], [0.0, -4.0]]  # type: ignore[union-attr]
+    torch._foreach_zero_([p.grad for p in parameters[1:]])  # type: ignore[misc]
+    assert float(measured_length(parameters)) == 0.0
+    assert parameters[1].grad.tolist() == [0.0, 0.0]
 
 
 def test_penalty_phases_are_clipped_too() -> None:

@@ -12,7 +12,10 @@ from torch import nn
 
 from graftgan.data.dataset import order
 from graftgan.data.pairs import Part
+from graftgan.device import send
 from graftgan.errors import ConfigError
+from graftgan.training import profile, translation
+from graftgan.training.feed import Feed
 from graftgan.training.patches import adversarial
 from graftgan.training.state import read_state, write_state
 from graftgan.training.translation import PairedTrainer, UnpairedTrainer, make_trainer
@@ -236,6 +239,44 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(
         again.step()
     assert equal(bits(again), bits(whole))
     assert again.meter.take() == whole.meter.take()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_profile_shows_the_phases_of_a_step_and_changes_no_bit(kind: Any, tmp_path: Path) -> None:
+    changes = {"ema_half_life_kimg": 0.01, "jitter_px": 2}
+    plain = make(kind, **changes)
+    for _ in range(4):
+        plain.step()
+    watched = make(kind, **changes)
+    watch = profile.Profile("task", tmp_path, torch.device("cpu"), 1, 4)
+    with profile.profiling(watch):
+        for number in range(4):
+            with profile.step(number):
+                watched.step()
+    assert equal(bits(plain), bits(watched))
+    assert plain.meter.take() == watched.meter.take()
+    never = {profile.R1, profile.PATH_LENGTH}
+    assert watch.seconds.keys() == set(profile.IN_A_STEP) - never
+    assert 0 < watch.data_share < 0.5
+    assert watch.seconds[profile.REST] < 0.5 * sum(watch.seconds.values()), "the rest was everything before"
+
+
+def test_batches_travel_as_those_of_the_feed_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes and not numbers, by what pins them for a GPU."""
+    sent: list[torch.dtype] = []
+
+    def watched(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        sent.append(values.dtype)
+        return send(values, device)
+
+    monkeypatch.setattr(translation, "send", watched)
+    trainer = make("paired", flip=True, jitter_px=0)
+    images = trainer._drawn(trainer.part.inputs, 0)
+    rows = order(7, 0, 0, 2)
+    expected = Feed(trainer.part.inputs, torch.device("cpu")).batch(rows)
+    assert torch.equal(images, expected)
+    trainer._placed(images)
+    assert sent == [torch.uint8, torch.bool]
 
 
 @pytest.mark.parametrize("kind", KINDS)

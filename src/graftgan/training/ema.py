@@ -28,5 +28,11 @@ def update_ema(average: nn.Module, current: nn.Module, beta: float) -> None:
     ours: list[Tensor] = list(average.parameters())
     theirs: list[Tensor] = list(current.parameters())
     torch._foreach_lerp_(ours, theirs, 1.0 - beta)
+    buffers: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for mine, other in zip(average.buffers(), current.buffers(), strict=True):
-        mine.copy_(other)
+        pair = buffers.setdefault(mine.dtype, ([], []))
+        pair[0].append(mine)
+        pair[1].append(other)
+    # A launch for all of a type, where the device has such kernels.
+    for targets, sources in buffers.values():
+        torch._foreach_copy_(targets, sources)

@@ -31,6 +31,13 @@ class Feed:
         fits = fits_on(images.nbytes, device) if resident is None else resident
         self.resident = torch.from_numpy(np.array(images)).to(device) if fits else None
 
+    @property
+    def kind(self) -> str:
+        """How batches come: "resident" on the device, or through "pinned" or plain "host" memory."""
+        if self.resident is not None:
+            return "resident"
+        return "pinned" if self.device.type == "cuda" else "host"
+
     def batch(self, rows: NDArray[np.intp]) -> Tensor:
         """Return images as float32 [n, C, R, R] in [-1, 1]."""
         if self.resident is None:
@@ -46,15 +53,3 @@ def fits_on(size_bytes: int, device: torch.device) -> bool:
         return False
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return size_bytes <= RESIDENT_SHARE * free_bytes
-
-
-def switches(device: torch.device, precision: str, compiled: bool) -> dict[str, str]:
-    """Return how a run computes, for its record; `docs/performance.md` has the measurements behind it."""
-    return {
-        "device": str(device),
-        "precision": precision,
-        "memory_format": "channels_last",
-        "adam": "fused",
-        "compile": "yes" if compiled else "no",
-        "cuda_graphs": "no",
-    }

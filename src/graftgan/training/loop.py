@@ -307,6 +307,9 @@ class Loop:
         self.history.load_state_dict(state["history"])
         self.history.rollbacks = count
         self.trainer.slow_down(SLOWER)
+        if is_first():
+            # First, or who died behind the save would go on from before the return and be slowed down again.
+            self.interim.clear()
         self._save()
         self.ctx.log.warning(
             "%s diverged at %d images; back to %d with learning rates x %g",

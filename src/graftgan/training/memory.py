@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from graftgan.gans.base import Gan, build
 from graftgan.gans.spec import GanSpec
+from graftgan.gans.translation import TranslatorSpec, build_translator
+from graftgan.lifelong_config import Kind, Translate
 from graftgan.machine import free_memory_bytes
+from graftgan.training.translators import IMAGE_CHANNELS, Translators, make_translators
 from graftgan.world import world
 
 # Gradient and the two moments of Adam; the averaged generator has none.
@@ -67,6 +70,40 @@ def estimate(spec: GanSpec, batch: int) -> Need | None:
     return Need(TRAINED_COPIES * trained + _size(gan.generator), max(phases) // batch, batch)
 
 
+def estimate_translation(spec: TranslatorSpec, kind: Kind, settings: Translate, side_px: int) -> Need | None:
+    """Return what a step of an image-to-image task takes in float32, counted as in :func:`estimate`.
+
+    Filters that rest, as most of a later task of a bank do, are counted as if they moved.
+    """
+    try:
+        with torch.device("meta"):
+            there = build_translator(spec)
+            back = build_translator(spec) if kind == "unpaired" else None
+            gan = make_translators(kind, there, settings, side_px, back)
+            given, wanted = (torch.empty(settings.batch, IMAGE_CHANNELS, side_px, side_px) for _ in range(2))
+            networks = list(gan.named().values())
+            kept = _kept(networks, lambda: _translation_step(gan, settings, given, wanted))
+    except (NotImplementedError, RuntimeError):
+        return None
+    averages = [gan.generator, gan.back] if settings.ema_half_life_kimg is not None else []
+    fixed = TRAINED_COPIES * sum(map(_size, networks)) + sum(
+        _size(net) for net in averages if net is not None
+    )
+    return Need(fixed, kept // settings.batch, settings.batch)
+
+
+def _translation_step(gan: Translators, settings: Translate, given: Tensor, wanted: Tensor) -> Any:
+    """Run what is alive at once: of pairs while D is updated, of two sets while both generators are."""
+    fakes = gan.generator(given)
+    if gan.back is None or gan.discriminator_back is None:
+        judged = [torch.cat([given, images], 1) for images in (wanted, fakes.detach())]
+        return fakes, [gan.discriminator(pair) for pair in judged]
+    fakes_back = gan.back(wanted)
+    cycles = gan.back(fakes), gan.generator(fakes_back)
+    same = (gan.generator(wanted), gan.back(given)) if settings.identity_weight else ()
+    return cycles, same, gan.discriminator(fakes), gan.discriminator_back(fakes_back)
+
+
 def available_bytes(device: torch.device) -> int | None:
     """Return the free memory of a device, None where it is not known; a container's limit counts."""
     if device.type == "cuda":
@@ -82,15 +119,25 @@ def warning(spec: GanSpec, batch: int, device: torch.device) -> str | None:
         batch: Images a step, of which each worker of the run has its part.
         device: Where this worker trains.
     """
+    return shortage(estimate(spec, max(batch // world().size, 1)), "finetune.batch", device)
+
+
+def shortage(need: Need | None, key: str, device: torch.device) -> str | None:
+    """Return a sentence if a step needs more memory than is free, with the batch that would fit.
+
+    Args:
+        need: What a worker of the run needs; None if that is not known.
+        key: Key of the parameters that sets the batch.
+        device: Where this worker trains.
+    """
     free, workers = available_bytes(device), world().size
-    need = None if free is None else estimate(spec, max(batch // workers, 1))
     if free is None or need is None or need.total_bytes <= free:
         return None
     fits = need.batch_that_fits(free) * workers
-    advice = f"finetune.batch={fits} would fit" if fits else f"not even a batch of {workers} would fit"
+    advice = f"{key}={fits} would fit" if fits else f"not even a batch of {workers} would fit"
     each = f"each of {workers} workers" if workers > 1 else "training"
     return (
-        f"{each} needs about {need.total_bytes / 1e9:.1f} GB of memory with finetune.batch={batch}, "
+        f"{each} needs about {need.total_bytes / 1e9:.1f} GB of memory with {key}={need.batch * workers}, "
         f"and {free / 1e9:.1f} GB are free on {device}: {advice}"
     )
 
@@ -110,13 +157,13 @@ def _images(spec: GanSpec, count: int) -> Tensor:
 
 def _generator_phase(gan: Gan, batch: int) -> int:
     z, labels = _inputs(gan.spec, batch)
-    return _kept(gan, lambda: gan.discriminator(gan.generator(z, labels), labels))
+    return _kept(_both(gan), lambda: gan.discriminator(gan.generator(z, labels), labels))
 
 
 def _discriminator_phase(gan: Gan, batch: int) -> int:
     """D sees fakes and reals as one batch."""
     _, labels = _inputs(gan.spec, 2 * batch)
-    return _kept(gan, lambda: gan.discriminator(_images(gan.spec, 2 * batch), labels, 2))
+    return _kept(_both(gan), lambda: gan.discriminator(_images(gan.spec, 2 * batch), labels, 2))
 
 
 def _r1_phase(gan: Gan, batch: int) -> int:
@@ -127,15 +174,19 @@ def _r1_phase(gan: Gan, batch: int) -> int:
         logits = gan.discriminator(images, labels)
         return torch.autograd.grad(logits.sum(), images, create_graph=True)
 
-    return _kept(gan, penalty)
+    return _kept(_both(gan), penalty)
 
 
-def _kept(gan: Gan, compute: Callable[[], Any]) -> int:
+def _kept(networks: Iterable[nn.Module], compute: Callable[[], Any]) -> int:
     """Return the bytes that autograd keeps for a computation, without the networks' own tensors."""
-    own = {_storage(t) for n in (gan.generator, gan.discriminator) for t in n.state_dict().values()}
+    own = {_storage(t) for n in networks for t in n.state_dict().values()}
     with _watched() as kept:
         compute()
     return sum(size for storage, (size, _) in kept.items() if storage not in own)
+
+
+def _both(gan: Gan) -> tuple[nn.Module, nn.Module]:
+    return gan.generator, gan.discriminator
 
 
 def _storage(tensor: Tensor) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ADAM_BETAS = (0.0, 0.99)
 
@@ -30,3 +32,21 @@ def lay_out(adam: torch.optim.Adam) -> None:
 def rate_of(adam: torch.optim.Adam) -> float:
     """Return its learning rate."""
     return float(adam.param_groups[0]["lr"])
+
+
+def limited(moving: Sequence[nn.Parameter], limit: float | None) -> Tensor:
+    """Clip gradients to a length, if there is a limit; return the length that they had."""
+    return nn.utils.clip_grad_norm_(moving, limit) if limit else measured_length(moving)
+
+
+def measured_length(moving: Sequence[nn.Parameter]) -> Tensor:
+    """Return the length of all gradients together, as clipping them to an infinite length would.
+
+    That multiplies every gradient by one, or by no number where the length is none, so that weights show that
+    the run diverged. Here the first gradient alone is multiplied, which suffices for that.
+    """
+    gradients = [p.grad for p in moving if p.grad is not None]
+    length = nn.utils.get_total_norm(gradients)
+    for gradient in gradients[:1]:
+        gradient.mul_((torch.inf / length).clamp(max=1.0))
+    return length

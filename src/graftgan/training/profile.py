@@ -190,10 +190,10 @@ class Profile:
         reads = sum(count for name, count, _ in self._operators if name in HOST_READS)
         return {
             "run": self.name,
+            **self.facts,
             "device": str(self.device),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
-            **self.facts,
             "steps": self.steps_done,
             "data_share": self.data_share,
             "phases": phases,
@@ -216,7 +216,10 @@ class Profile:
 
 def page(record: dict[str, Any]) -> str:
     """Return a profile as Markdown."""
-    told = ("device", "torch", "threads", "precision", "adam", "compile", "cuda_graphs")
+    told = (
+        "device", "torch", "threads", "isa", "precision", "memory_format", "adam", "images", "compile",
+        "cuda_graphs",
+    )  # fmt: skip
     facts = ", ".join(f"{key} {record[key]}" for key in told if key in record)
     steps = max(record["steps"], 1)
     lines = [

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from graftgan.contract import atomic_path, canonical_json, digest_file, require_space, write_text
+from graftgan.contract import atomic_path, canonical_json, digest_file, put_back, require_space, write_text
 
 STATE = "state.safetensors"
 CHECKSUM = "sha256"
@@ -123,7 +123,11 @@ class StateStore:
             shutil.rmtree(other, ignore_errors=True)
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest state that is whole; damaged ones are named in the log and passed over."""
+        """Return the newest state that is whole; damaged ones are named in the log and passed over.
+
+        A state that a killed process was about to replace is there again.
+        """
+        put_back(self.folder, f"{SAVED}*")
         for folder in self.names():
             try:
                 return read_state(folder)

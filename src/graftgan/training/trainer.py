@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from graftgan.config import Finetune
 from graftgan.data.dataset import order
@@ -24,7 +24,7 @@ from graftgan.training.feed import Feed
 from graftgan.training.game import Game, make_game
 from graftgan.training.losses import path_lengths, r1_penalty
 from graftgan.training.meter import Meter
-from graftgan.training.optimiser import lay_out, make_adam, rate_of
+from graftgan.training.optimiser import lay_out, limited, make_adam, rate_of
 from graftgan.training.penalty import Penalty
 from graftgan.training.phases import Phases, Resting
 from graftgan.training.prior import MovingPrior
@@ -93,7 +93,7 @@ class Trainer:
         for network in networks:
             network.to(memory_format=torch.channels_last)
         self.styled = isinstance(gan.generator, StyledGenerator)
-        _check_styled(self.styled, settings)
+        check_styled(gan, settings)
         draw: Any = gan.generator.synthesis if self.styled else gan.generator
         self._plain_draw = draw
         self._draw = torch.compile(draw) if compiled else draw
@@ -314,8 +314,8 @@ class Trainer:
             with profile.phase(profile.OPTIMISER):
                 average_gradients(moving)
                 self.scaler.unscale_(adam)
-                limit = self.settings.gradient_clip or float("inf")
-                length = nn.utils.clip_grad_norm_(moving, limit) if norm or limit < float("inf") else None
+                limit = self.settings.gradient_clip
+                length = limited(moving, limit) if norm or limit else None
                 if norm and length is not None:
                     self.meter.add(norm, length)
                 self.scaler.step(adam)
@@ -396,10 +396,16 @@ class Trainer:
             self.prior, self.gan.prior = self.prior.started_from(prior), prior
 
 
-def _check_styled(styled: bool, settings: Finetune) -> None:
+def check_styled(gan: Gan, settings: Finetune) -> None:
+    """Refuse what mixes or measures styles where G has none.
+
+    Raises:
+        ConfigError: Naming both keys.
+    """
     for key in ("style_mixing", "path_length_weight"):
-        if getattr(settings, key) and not styled:
+        if getattr(settings, key) and not isinstance(gan.generator, StyledGenerator):
             raise ConfigError(
-                f"finetune.{key} is {getattr(settings, key):g}, but the source's generator has no styles",
-                f"set finetune.{key}=0, or choose a StyleGAN source",
+                f"finetune.{key}={getattr(settings, key):g}, but the source that rank.choose brought is of "
+                f"family={gan.spec.family}, whose generator has no styles",
+                f"set finetune.{key}=0, or choose a StyleGAN in rank.choose",
             )

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from graftgan.data.dataset import order
 from graftgan.data.pairs import Part
-from graftgan.device import pick_dtype
+from graftgan.device import pick_dtype, send
 from graftgan.errors import ConfigError
 from graftgan.gans.base import autocast
 from graftgan.lifelong_config import Kind, Translate
+from graftgan.training import profile
 from graftgan.training.augment import make_augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.meter import Meter
@@ -111,9 +112,10 @@ class TranslationTrainer(ABC):
         if half_life is not None:
             # The networks start afresh, so the average must not remember how.
             beta = ema_beta(self.settings.batch, half_life, self.images_seen)
-            update_ema(self.gan.generator_ema, self.gan.generator, beta)
-            if self.gan.back is not None and self.gan.back_ema is not None:
-                update_ema(self.gan.back_ema, self.gan.back, beta)
+            with profile.phase(profile.EMA):
+                update_ema(self.gan.generator_ema, self.gan.generator, beta)
+                if self.gan.back is not None and self.gan.back_ema is not None:
+                    update_ema(self.gan.back_ema, self.gan.back, beta)
 
     @abstractmethod
     def _step(self) -> None:
@@ -122,15 +124,20 @@ class TranslationTrainer(ABC):
     def _drawn(self, images: NDArray[np.uint8], seed: int) -> Tensor:
         """Return the images that come now, float [batch, 3, R, R] in [-1, 1]."""
         rows = order(len(images), seed, self.images_seen, self.settings.batch)
-        pixels = torch.from_numpy(images[rows]).to(self.device)
-        return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+        with profile.phase(profile.DATA):
+            pixels = send(torch.from_numpy(images[rows]), self.device)
+            return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
     def _placed(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """Mirror and shift images of the same row alike in all batches."""
+        with profile.phase(profile.AUGMENTATION):
+            return self._moved(*batches)
+
+    def _moved(self, *batches: Tensor) -> tuple[Tensor, ...]:
         count, _, height, width = batches[0].shape
         settings = self.settings
         if settings.flip:
-            mirrored = (torch.rand(count, generator=self.rng) < 0.5).to(self.device)[:, None, None, None]
+            mirrored = send(torch.rand(count, generator=self.rng) < 0.5, self.device)[:, None, None, None]
             batches = tuple(torch.where(mirrored, b.flip(3), b) for b in batches)
         if settings.jitter_px:
             size = (height + settings.jitter_px, width + settings.jitter_px)
@@ -151,14 +158,16 @@ class TranslationTrainer(ABC):
         try:
             adam.zero_grad(set_to_none=True)
             yield
-            self.scaler.step(adam)
-            self.scaler.update()
+            with profile.phase(profile.OPTIMISER):
+                self.scaler.step(adam)
+                self.scaler.update()
         finally:
             for parameter in held:
                 parameter.requires_grad_(True)
 
-    def _backward(self, loss: Tensor) -> None:
-        torch.autograd.backward(self.scaler.scale(loss))
+    def _backward(self, loss: Tensor, phase: str) -> None:
+        with profile.phase(phase):
+            torch.autograd.backward(self.scaler.scale(loss))
 
     def _through(self, network: nn.Module, images: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
@@ -240,16 +249,20 @@ class PairedTrainer(TranslationTrainer):
         given, wanted = self._placed(
             self._drawn(self.part.inputs, seed), self._drawn(self.part.targets, seed)
         )
-        fakes = self._through(gan.generator, given)
+        with profile.phase(profile.G_FORWARD):
+            fakes = self._through(gan.generator, given)
         with self._updating(self.adam_d):
-            reals_seen, fakes_seen = torch.cat([given, wanted], 1), torch.cat([given, fakes.detach()], 1)
-            loss = self._judging(gan.discriminator, reals_seen, fakes_seen)
-            self._backward(loss)
+            with profile.phase(profile.D_FORWARD):
+                reals_seen, fakes_seen = torch.cat([given, wanted], 1), torch.cat([given, fakes.detach()], 1)
+                loss = self._judging(gan.discriminator, reals_seen, fakes_seen)
+            self._backward(loss, profile.D_BACKWARD)
         self.meter.add("loss_d", loss)
         with self._updating(self.adam_g, [gan.discriminator]):
-            fooling = self._fooling(gan.discriminator, torch.cat([given, fakes], 1))
-            terms = {"loss_g": (1.0, fooling), "loss_l1": (self.settings.l1_weight, l1(fakes, wanted))}
-            self._backward(self._told(terms))
+            with profile.phase(profile.G_FORWARD):
+                fooling = self._fooling(gan.discriminator, torch.cat([given, fakes], 1))
+                terms = {"loss_g": (1.0, fooling), "loss_l1": (self.settings.l1_weight, l1(fakes, wanted))}
+                whole = self._told(terms)
+            self._backward(whole, profile.G_BACKWARD)
 
 
 class UnpairedTrainer(TranslationTrainer):
@@ -271,13 +284,16 @@ class UnpairedTrainer(TranslationTrainer):
         (a,) = self._placed(self._drawn(self.part.inputs, settings.seed))
         (b,) = self._placed(self._drawn(self.part.targets, settings.seed + 1))
         with self._updating(self.adam_g, [gan.discriminator, self.discriminator_back]):
-            fake_b, fake_a = self._through(gan.generator, a), self._through(self.back, b)
-            self._backward(self._told(self._generator_terms(a, b, fake_a, fake_b)))
+            with profile.phase(profile.G_FORWARD):
+                fake_b, fake_a = self._through(gan.generator, a), self._through(self.back, b)
+                whole = self._told(self._generator_terms(a, b, fake_a, fake_b))
+            self._backward(whole, profile.G_BACKWARD)
         shown_b, shown_a = self.pool.exchange(fake_b), self.pool_back.exchange(fake_a)
         with self._updating(self.adam_d):
-            loss = self._judging(gan.discriminator, b, shown_b)
-            loss_back = self._judging(self.discriminator_back, a, shown_a)
-            self._backward(loss + loss_back)
+            with profile.phase(profile.D_FORWARD):
+                loss = self._judging(gan.discriminator, b, shown_b)
+                loss_back = self._judging(self.discriminator_back, a, shown_a)
+            self._backward(loss + loss_back, profile.D_BACKWARD)
         self.meter.add("loss_d", loss)
         self.meter.add("loss_d_back", loss_back)
 
