@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
+from graftgan.metrics import frechet
 from graftgan.metrics.frechet import (
     frechet_distance,
     frechet_estimate,
@@ -168,3 +169,28 @@ def test_small_singular_values_are_never_taken_from_squares(
     x = np.random.default_rng(0).normal(size=(2000, 300)) * scale
     assert frechet_distance(x, x + 0.1 * scale) == pytest.approx(np.sum((0.1 * scale) ** 2), rel=1e-9)
     assert bool(taken) is not by_gram
+
+
+@pytest.mark.parametrize(("fall", "in_vain"), [(0.0, False), (0.3, False), (1.0, True), (2.0, True)])
+def test_eigenvalues_of_squares_are_not_taken_in_vain(
+    fall: float, in_vain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the diagonals of the roots say that squares would not do, leaving them out changes no bit."""
+    taken: list[int] = []
+    eigvalsh = np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda m: taken.append(len(m)) or eigvalsh(m))
+    scale = np.arange(1, 201) ** -fall
+    rng = np.random.default_rng(0)
+    roots = [moments(rng.normal(size=(n, 200)) * scale) for n in (900, 700)]
+    value = frechet_from_moments(*roots)
+    assert bool(taken) is not in_vain
+    monkeypatch.setattr(frechet, "_squares_must_drown", lambda *_: False)
+    assert frechet_from_moments(*roots) == value
+    assert taken
+
+
+def test_roots_of_few_images_are_not_taken_for_triangular() -> None:
+    overlap = np.diag([1.0, 1e-12])
+    assert not frechet._squares_must_drown(overlap, np.ones((2, 5)), np.ones((2, 5)))
+    assert frechet._squares_must_drown(overlap, np.eye(2), overlap)
+    assert frechet._squares_must_drown(np.zeros((2, 2)), np.zeros((2, 2)), np.eye(2))

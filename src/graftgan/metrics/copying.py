@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graftgan.metrics.intervals import Array, Estimate, as_matrices, normal_quantile, wilson
+from graftgan.metrics.intervals import (
+    Array,
+    Estimate,
+    as_matrices,
+    as_matrix,
+    normal_quantile,
+    wilson,
+)
 from graftgan.metrics.neighbours import MEMORY_MIB, nearest, squared_radii
 
 LEAST_HELD_OUT = 20
@@ -63,6 +71,99 @@ class CopyReport:
     reason: str = ""
 
 
+class CopyTest:
+    """The copy test against one training set; what does not depend on the fakes is computed once.
+
+    Args:
+        train: ``[m, dim]``, the images that generators were trained on.
+        held_out: ``[h, dim]`` unseen images of the same kind, or None.
+        mirrored: ``[m, dim]`` features of the training images' mirror images, searched as well.
+        memory_mib: bound on working memory.
+
+    Raises:
+        ValueError: bad matrices, or ``mirrored`` is not one row a training image.
+    """
+
+    def __init__(
+        self,
+        train: NDArray[np.floating],
+        held_out: NDArray[np.floating] | None,
+        *,
+        mirrored: NDArray[np.floating] | None = None,
+        memory_mib: float = MEMORY_MIB,
+    ) -> None:
+        t = as_matrix(train, "train")
+        self.originals, self.memory_mib = len(t), memory_mib
+        if mirrored is not None:
+            _, flipped = as_matrices(train, mirrored, ("train", "mirrored"))
+            if len(flipped) != self.originals:
+                raise ValueError(f"{len(flipped)} mirrored rows for {self.originals} training rows")
+            t = np.concatenate([t, flipped])
+        self.searched, self.held_out = t, held_out
+
+    @cached_property
+    def own(self) -> Array:
+        """``[m]`` distance of each training image to the training image nearest to it."""
+        squares: Array = squared_radii(self.searched[: self.originals], [1], self.memory_mib)[0]
+        return np.sqrt(squares)
+
+    @cached_property
+    def unseen(self) -> Array | None:
+        """``[h]`` distance of each held-out image to the training set; None where there are too few."""
+        if self.held_out is None or len(self.held_out) < LEAST_HELD_OUT:
+            return None
+        h, _ = as_matrices(self.held_out, self.searched, ("held_out", "train"))
+        return nearest(h, self.searched, self.memory_mib)[1]
+
+    def find(self, fake: NDArray[np.floating]) -> CopySearch:
+        """Search the training image nearest to each of the fakes ``[n, dim]``.
+
+        Raises:
+            ValueError: a bad matrix.
+        """
+        x, t = as_matrices(fake, self.searched, ("fake", "train"))
+        index, distance = nearest(x, t, self.memory_mib)
+        return CopySearch(self, index, distance)
+
+
+@dataclass(frozen=True)
+class CopySearch:
+    """The training image nearest to each fake, which every report on them begins with.
+
+    Attributes:
+        test: what was searched.
+        index: ``[n]`` row of the nearest image; those from ``test.originals`` on are mirror images.
+        distance: ``[n]`` its distance.
+    """
+
+    test: CopyTest
+    index: NDArray[np.int64]
+    distance: Array
+
+    def report(self, *, pairs: int = 16, confidence: float = 0.95) -> CopyReport:
+        """Compare the fakes' nearest training neighbours with those of held-out images.
+
+        Args:
+            pairs: how many closest pairs to return.
+            confidence: two-sided level of the intervals.
+
+        Raises:
+            ValueError: bad held-out features.
+        """
+        test, index, distance, n = self.test, self.index, self.distance, len(self.index)
+        authentic = wilson(float(np.mean(distance > test.own[index % test.originals])), n, confidence)
+        gallery = _worst_pairs(index, distance, test.originals, pairs)
+        unseen = test.unseen
+        if unseen is None:
+            n_held_out = 0 if test.held_out is None else len(test.held_out)
+            reason = f"the copy test needs {LEAST_HELD_OUT} held-out images, there are {n_held_out}"
+            return CopyReport(None, None, authentic, gallery, reason)
+        closer = float(np.mean(distance < np.quantile(unseen, CLOSE_QUANTILE)))
+        # the quantile is as uncertain as a share of the held-out images, so both sizes count
+        close = wilson(closer, 1 / (1 / n + 1 / len(unseen)), confidence)
+        return CopyReport(_nearer_chance(distance, unseen, confidence), close, authentic, gallery)
+
+
 def copy_report(
     fake: NDArray[np.floating],
     train: NDArray[np.floating],
@@ -73,7 +174,7 @@ def copy_report(
     confidence: float = 0.95,
     memory_mib: float = MEMORY_MIB,
 ) -> CopyReport:
-    """Compare the fakes' nearest training neighbours with those of held-out images.
+    """Compare one set of fakes' nearest training neighbours with those of held-out images.
 
     Args:
         fake: ``[n, dim]``.
@@ -87,27 +188,8 @@ def copy_report(
     Raises:
         ValueError: bad matrices, or ``mirrored`` is not one row a training image.
     """
-    x, t = as_matrices(fake, train, ("fake", "train"))
-    originals = len(t)
-    if mirrored is not None:
-        _, flipped = as_matrices(fake, mirrored, ("fake", "mirrored"))
-        if len(flipped) != originals:
-            raise ValueError(f"{len(flipped)} mirrored rows for {originals} training rows")
-        t = np.concatenate([t, flipped])
-    index, distance = nearest(x, t, memory_mib)
-    own = np.sqrt(squared_radii(t[:originals], [1], memory_mib)[0])
-    authentic = wilson(float(np.mean(distance > own[index % originals])), len(x), confidence)
-    gallery = _worst_pairs(index, distance, originals, pairs)
-    n_held_out = 0 if held_out is None else len(held_out)
-    if held_out is None or n_held_out < LEAST_HELD_OUT:
-        reason = f"the copy test needs {LEAST_HELD_OUT} held-out images, there are {n_held_out}"
-        return CopyReport(None, None, authentic, gallery, reason)
-    h, _ = as_matrices(held_out, train, ("held_out", "train"))
-    _, unseen = nearest(h, t, memory_mib)
-    closer = float(np.mean(distance < np.quantile(unseen, CLOSE_QUANTILE)))
-    # the quantile is as uncertain as a share of the held-out images, so both sizes count
-    close = wilson(closer, 1 / (1 / len(x) + 1 / len(h)), confidence)
-    return CopyReport(_nearer_chance(distance, unseen, confidence), close, authentic, gallery)
+    test = CopyTest(train, held_out, mirrored=mirrored, memory_mib=memory_mib)
+    return test.find(fake).report(pairs=pairs, confidence=confidence)
 
 
 def _worst_pairs(index: NDArray[np.int64], distance: Array, originals: int, count: int) -> tuple[Pair, ...]:

@@ -9,6 +9,7 @@ solvers on ``S1 S2`` add one square root of rounding noise per missing rank.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +25,12 @@ from graftgan.metrics.intervals import (
     symmetric_interval,
 )
 
+REAL_BLOCKS = 10
 _FLATTEST_PIVOT = 1e-4
 _GRAM_ERROR = 1e-11
 """Relative error of a sum of singular values that may come from squaring them."""
+_SQUARE_ROUNDING = float(8 * np.finfo(np.float64).eps)
+"""What may be wrong with an eigenvalue of squares, in units of the largest."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,9 @@ def frechet_estimate(
     real: NDArray[np.floating],
     *,
     fake_blocks: int = 5,
-    real_blocks: int = 10,
+    real_blocks: int = REAL_BLOCKS,
     confidence: float = 0.95,
+    of_reals: RealMoments | None = None,
 ) -> Estimate:
     """Fréchet distance with an interval for its sampling noise.
 
@@ -107,6 +112,7 @@ def frechet_estimate(
         fake_blocks: blocks of the fakes, at least 5.
         real_blocks: jackknife blocks of the reals, at least as many.
         confidence: two-sided level.
+        of_reals: what `real_moments` gave for the reals and their blocks, where it is known already.
 
     Returns:
         The estimate; with fewer than two rows a block its error and interval are nan.
@@ -117,15 +123,48 @@ def frechet_estimate(
     if not 5 <= fake_blocks <= real_blocks:
         raise ValueError(f"needs 5 <= fake_blocks <= real_blocks, not {fake_blocks} and {real_blocks}")
     x, y = as_pair(fake, real, ("fake", "real"))
-    of_x, of_y = moments(x), moments(y)
+    if of_reals is None:
+        of_reals = RealMoments(y, real_blocks, keep=False)
+    of_x, of_y = moments(x), of_reals.whole
     value = frechet_from_moments(of_x, of_y)
     if len(x) < 2 * fake_blocks or len(y) < 2 * real_blocks:
         return Estimate(value, math.nan, math.nan, math.nan)
     spread = [frechet_from_moments(moments(x[b::fake_blocks]), of_y) for b in range(fake_blocks)]
-    block = np.arange(len(y)) % real_blocks
-    deleted = [frechet_from_moments(of_x, moments(y[block != b])) for b in range(real_blocks)]
+    deleted = [frechet_from_moments(of_x, rest) for rest in of_reals.deleted()]
     variance = float(np.var(spread, ddof=1)) / fake_blocks + jackknife_variance(np.array(deleted))
     return symmetric_interval(value, math.sqrt(variance), student_quantile(confidence, fake_blocks - 1))
+
+
+class RealMoments:
+    """Moments of the reals, whole and with one interleaved block left out, as `frechet_estimate` asks for.
+
+    Args:
+        real: ``[m, dim]``.
+        blocks: number of blocks.
+        keep: whether those of the blocks are kept for the next set of fakes; else each is made when asked
+            for, and one is in memory at a time.
+
+    Raises:
+        ValueError: a bad matrix.
+    """
+
+    def __init__(self, real: NDArray[np.floating], blocks: int = REAL_BLOCKS, *, keep: bool = True) -> None:
+        self._real = as_features(real, "real")
+        self._blocks, self._keep = blocks, keep
+        self._kept: list[Moments] = []
+        self.whole = moments(self._real)
+
+    def deleted(self) -> Iterator[Moments]:
+        """Give the moments without each block."""
+        if self._kept:
+            yield from self._kept
+            return
+        block = np.arange(len(self._real)) % self._blocks
+        made: Iterator[Moments] = (moments(self._real[block != b]) for b in range(self._blocks))
+        if self._keep:
+            self._kept = list(made)
+            made = iter(self._kept)
+        yield from made
 
 
 def _helmert(centred: Array) -> Array:
@@ -164,10 +203,30 @@ def _nuclear_norm(a: Array, b: Array) -> float:
     overlap = a @ b.T
     if overlap.shape[0] > overlap.shape[1]:
         overlap = overlap.T
-    squares = np.linalg.eigvalsh(overlap @ overlap.T)
-    rounding = 8 * np.finfo(np.float64).eps * squares[-1]
-    if squares[0] > rounding:
-        values = np.sqrt(squares)
-        if np.sum(rounding / values) <= 2 * _GRAM_ERROR * values.sum():
-            return float(values.sum())
+    if not _squares_must_drown(overlap, a, b):
+        squares = np.linalg.eigvalsh(overlap @ overlap.T)
+        rounding = _SQUARE_ROUNDING * squares[-1]
+        if squares[0] > rounding:
+            values = np.sqrt(squares)
+            if np.sum(rounding / values) <= 2 * _GRAM_ERROR * values.sum():
+                return float(values.sum())
     return float(np.linalg.svd(overlap, compute_uv=False).sum())
+
+
+def _squares_must_drown(overlap: Array, a: Array, b: Array) -> bool:
+    """Whether eigenvalues of squares are in vain, told for next to nothing where both roots are triangular.
+
+    Square roots are triangular. Their diagonals then have the determinant of the overlap, hence the geometric
+    mean of its singular values, which bounds the sum of their inverses from below. The longest column bounds
+    the largest from below, and the Frobenius norm bounds their sum from above.
+    """
+    n = len(overlap)
+    if not a.shape == b.shape == (n, n):
+        return False
+    diagonals = np.abs(np.concatenate([np.diagonal(a), np.diagonal(b)]))
+    columns = np.einsum("ij,ij->j", overlap, overlap)
+    if not diagonals.all() or not columns.any():
+        return True
+    inverses = math.log(n) - float(np.log(diagonals).sum()) / n
+    lost = math.log(_SQUARE_ROUNDING * columns.max()) + inverses
+    return lost > math.log(2 * _GRAM_ERROR * math.sqrt(n * columns.sum()))

@@ -19,6 +19,7 @@ from graftgan.metrics.intervals import (
     Estimate,
     Matrix,
     as_matrices,
+    as_matrix,
     jackknife_variance,
     normal_quantile,
     symmetric_interval,
@@ -29,8 +30,14 @@ _BLOCK_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class _Sums:
-    """Kernel sums of one fake set against the reals: what each row adds to each mean."""
+class KernelSums:
+    """Kernel sums of one fake set against the reals: what each row adds to each mean.
+
+    Attributes:
+        within: ``[n]`` sums over the other fakes.
+        across: ``[n]`` sums of each fake over the reals.
+        across_real: ``[m]`` sums of each real over the fakes.
+    """
 
     within: Array
     across: Array
@@ -38,19 +45,23 @@ class _Sums:
 
     @property
     def n(self) -> int:
+        """Number of fakes."""
         return len(self.within)
 
     def value(self) -> float:
+        """Return KID without the term of the reals among themselves."""
         n, m = self.n, len(self.across_real)
         return float(self.within.sum() / (n * (n - 1)) - 2 * self.across.sum() / (n * m))
 
     def without_fake(self) -> Array:
+        """Return ``[n]`` values with each fake left out."""
         n, m = self.n, len(self.across_real)
         within = (self.within.sum() - 2 * self.within) / ((n - 1) * (n - 2))
         replicates: Array = within - 2 * (self.across.sum() - self.across) / ((n - 1) * m)
         return replicates
 
     def without_real(self) -> Array:
+        """Return ``[m]`` values with each real left out."""
         n, m = self.n, len(self.across_real)
         within = self.within.sum() / (n * (n - 1))
         replicates: Array = within - 2 * (self.across.sum() - self.across_real) / (n * (m - 1))
@@ -66,10 +77,18 @@ def kid(fake: NDArray[np.floating], real: NDArray[np.floating], *, confidence: f
     Raises:
         ValueError: not finite matrices of equal width with three or more rows.
     """
-    x, y = as_matrices(fake, real, ("fake", "real"), least_rows=3)
-    sums = _sums(x, y)
-    within_real = _off_diagonal_rows(y)
-    m = len(y)
+    return kid_of_sums(kernel_sums(fake, real), within_sums(real), confidence)
+
+
+def kid_of_sums(sums: KernelSums, within_real: Array, confidence: float = 0.95) -> Estimate:
+    """Return what :func:`kid` does, from the kernel sums of the fakes and of the reals among themselves.
+
+    Raises:
+        ValueError: the sums are of different reals.
+    """
+    m = len(within_real)
+    if m != len(sums.across_real):
+        raise ValueError(f"sums over {len(sums.across_real)} reals do not belong to {m} reals")
     total = within_real.sum()
     value = sums.value() + float(total / (m * (m - 1)))
     without_real = sums.without_real() + (total - 2 * within_real) / ((m - 1) * (m - 2))
@@ -101,14 +120,19 @@ def paired_kid_difference(
     Raises:
         ValueError: bad matrices, or pairs asked for with unequal numbers.
     """
-    a, y = as_matrices(fake_a, real, ("fake_a", "real"), least_rows=3)
-    b, _ = as_matrices(fake_b, real, ("fake_b", "real"), least_rows=3)
-    if same_latents and len(a) != len(b):
-        raise ValueError(f"pairs need equally many rows, not {len(a)} and {len(b)}; pass same_latents=False")
-    return _difference(_sums(a, y), _sums(b, y), same_latents, confidence)
+    if same_latents and len(fake_a) != len(fake_b):
+        raise ValueError(
+            f"pairs need equally many rows, not {len(fake_a)} and {len(fake_b)}; pass same_latents=False"
+        )
+    return difference_of_sums(
+        kernel_sums(fake_a, real, "fake_a"), kernel_sums(fake_b, real, "fake_b"), same_latents, confidence
+    )
 
 
-def _difference(a: _Sums, b: _Sums, same_latents: bool, confidence: float) -> Estimate:
+def difference_of_sums(
+    a: KernelSums, b: KernelSums, same_latents: bool = True, confidence: float = 0.95
+) -> Estimate:
+    """Return what :func:`paired_kid_difference` does, from the kernel sums of both sets of fakes."""
     if same_latents:
         variance = jackknife_variance(a.without_fake() - b.without_fake())
     else:
@@ -117,12 +141,27 @@ def _difference(a: _Sums, b: _Sums, same_latents: bool, confidence: float) -> Es
     return symmetric_interval(a.value() - b.value(), math.sqrt(variance), normal_quantile(confidence))
 
 
-def _sums(x: Matrix, y: Matrix) -> _Sums:
+def kernel_sums(fake: Matrix, real: Matrix, name: str = "fake") -> KernelSums:
+    """Sum the kernel of fakes ``[n, dim]`` among themselves and with reals ``[m, dim]``.
+
+    Raises:
+        ValueError: not finite matrices of equal width with three or more rows; the fakes are called `name`.
+    """
+    x, y = as_matrices(fake, real, (name, "real"), least_rows=3)
     across, across_real = np.zeros(len(x)), np.zeros(len(y))
     for rows in blocks(len(x), _BLOCK_ROWS):
         for columns in blocks(len(y), _BLOCK_ROWS):
             _add(_kernel(x[rows], y[columns]), across[rows], across_real[columns])
-    return _Sums(_off_diagonal_rows(x), across, across_real)
+    return KernelSums(_off_diagonal_rows(x), across, across_real)
+
+
+def within_sums(real: Matrix) -> Array:
+    """Sum the kernel of each of the reals ``[m, dim]`` with the other reals, ``[m]``.
+
+    Raises:
+        ValueError: not a finite matrix of three or more rows.
+    """
+    return _off_diagonal_rows(as_matrix(real, "real", least_rows=3))
 
 
 def _off_diagonal_rows(x: Matrix) -> Array:

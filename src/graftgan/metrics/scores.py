@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graftgan.errors import ProtocolMismatch
-from graftgan.metrics.copying import CLOSE_QUANTILE, copy_report
-from graftgan.metrics.floor import Floor, frechet_excess, real_floor
-from graftgan.metrics.frechet import frechet_estimate
+from graftgan.metrics.copying import CLOSE_QUANTILE, CopySearch, CopyTest
+from graftgan.metrics.floor import Floor
 from graftgan.metrics.intervals import Estimate
-from graftgan.metrics.kid import kid
-from graftgan.metrics.manifold import manifold_scores
+from graftgan.metrics.kid import KernelSums
 from graftgan.metrics.neighbours import MEMORY_MIB
+from graftgan.metrics.reals import Reals
 
 OFFICIAL_EXTRACTOR = "inception"
 Matrix = NDArray[np.floating]
@@ -41,6 +40,11 @@ class ScoreSettings:
     splits: int = 5
     seed: int = 0
     memory_mib: float = MEMORY_MIB
+
+    @property
+    def neighbours(self) -> tuple[int, int]:
+        """Neighbour of precision and recall, and of density and coverage."""
+        return self.k_precision_recall, self.k_density_coverage
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def require_same_protocol(*protocols: str) -> str:
     if len(different) > 1:
         raise ProtocolMismatch(
             f"scores of different protocols cannot be compared: {', '.join(different)}",
-            "measure both with the same extractor, size and resize (evaluate.features)",
+            "measure both with the same evaluate.extractor, which fixes size and resize too",
         )
     return different[0]
 
@@ -156,33 +160,44 @@ def evaluate_features(
     Raises:
         ValueError: bad matrices, or fewer rows than the neighbours need.
     """
-    level = settings.confidence
-    floor = real_floor(
-        real_test,
-        splits=settings.splits,
-        seed=settings.seed,
-        n=min(len(real_test) // 2, len(fake)),
-        k_precision_recall=settings.k_precision_recall,
-        k_density_coverage=settings.k_density_coverage,
-        memory_mib=settings.memory_mib,
-    )
-    context = _Context(len(fake), len(real_test), protocol, floor)
-    frechet = frechet_estimate(fake, real_test, confidence=level)
-    manifold = manifold_scores(
-        fake,
-        real_test,
-        k_precision_recall=settings.k_precision_recall,
-        k_density_coverage=settings.k_density_coverage,
-        confidence=level,
-        memory_mib=settings.memory_mib,
-    )
+    reals = Reals(real_test, settings.memory_mib)
+    found = None
+    if train is not None:
+        test = CopyTest(train, real_test, mirrored=train_mirrored, memory_mib=settings.memory_mib)
+        found = test.find(fake)
+    return scores_against(fake, reals, reals.sums(fake), found, protocol, settings)
+
+
+def scores_against(
+    fake: Matrix,
+    reals: Reals,
+    sums: KernelSums,
+    found: CopySearch | None,
+    protocol: str,
+    settings: ScoreSettings = ScoreSettings(),
+) -> list[Score]:
+    """Return what `evaluate_features` does, where several sets of fakes share the reals.
+
+    Args:
+        fake: ``[n, dim]`` features of generated images.
+        reals: the test images.
+        sums: what ``reals.sums`` gave for the fakes.
+        found: where the copy test found the fakes' nearest training images; None without training features.
+        protocol: id of the extractor that made all of them.
+        settings: neighbours, level, splits and seed; the bound on memory is that of the reals.
+
+    Raises:
+        ValueError: bad matrices, or fewer rows than the neighbours need.
+    """
+    level, n, ks = settings.confidence, min(len(reals) // 2, len(fake)), settings.neighbours
+    context = _Context(len(fake), len(reals), protocol, reals.floor(n, *ks, settings.splits, settings.seed))
     scores = [
-        context.score("fd", frechet, "biased upwards at small n; compare at equal n"),
-        _excess_score(context, frechet_excess(fake, real_test, splits=settings.splits, seed=settings.seed)),
-        context.score("kid", kid(fake, real_test, confidence=level)),
-        *(context.score(name, estimate) for name, estimate in vars(manifold).items()),
+        context.score("fd", reals.frechet(fake, level), "biased upwards at small n; compare at equal n"),
+        _excess_score(context, reals.excess(fake, settings.splits, settings.seed)),
+        context.score("kid", reals.kid(sums, level)),
+        *(context.score(name, estimate) for name, estimate in vars(reals.manifold(fake, *ks, level)).items()),
     ]
-    return scores + _copy_scores(context, (fake, train, real_test, train_mirrored), settings)
+    return scores + _copy_scores(context, found, level)
 
 
 def _excess_score(context: _Context, excess: tuple[float, int] | None) -> Score:
@@ -192,17 +207,11 @@ def _excess_score(context: _Context, excess: tuple[float, int] | None) -> Score:
     return Score(name, value, None, None, 0.0, n, n, context.protocol, None, note)
 
 
-def _copy_scores(
-    context: _Context, sets: tuple[Matrix, Matrix | None, Matrix, Matrix | None], settings: ScoreSettings
-) -> list[Score]:
-    fake, train, held_out, mirrored = sets
+def _copy_scores(context: _Context, found: CopySearch | None, confidence: float) -> list[Score]:
     names, honest = ("copying", "close_share", "authenticity"), (0.5, CLOSE_QUANTILE, None)
-    if train is None:
+    if found is None:
         return [context.score(name, None, "no training features were given") for name in names]
-    report = copy_report(
-        fake, train, held_out,
-        mirrored=mirrored, pairs=0, confidence=settings.confidence, memory_mib=settings.memory_mib,
-    )  # fmt: skip
+    report = found.report(pairs=0, confidence=confidence)
     notes = (report.reason or "1 is all copies", report.reason, "")
     estimates = (report.copying, report.close_share, report.authenticity)
     rows = zip(names, estimates, notes, honest, strict=True)

@@ -15,6 +15,8 @@ from graftgan.errors import CheckpointError, ConfigError
 
 EFFLITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INCEPTION_SHA256_PREFIX = "6726825d"
+# About how much there is to download.
+INCEPTION_MB = 96
 INCEPTION_ENV = "GRAFTGAN_INCEPTION_WEIGHTS"
 INCEPTION_FILES = (
     "weights-inception-2015-12-05-6726825d.pth",
@@ -123,7 +125,7 @@ def _inception_missing(given: Path | None, from_env: str | None) -> ConfigError:
         f"  looked at: runtime.inception_weights ({f'{given}: no such file' if given else 'not given'}), "
         f"${INCEPTION_ENV} ({f'{from_env}: no such file' if from_env else 'not set'}),\n"
         f"{indent}{own_cache()}/, {_hub_cache()}/{names}",
-        "with internet:   graftgan weights fetch inception     (91 MB, checks the hash)\n"
+        f"with internet:   graftgan weights fetch inception     ({INCEPTION_MB} MB, checks the hash)\n"
         "  fix, without:  copy the file from another machine and set runtime.inception_weights\n"
         f"  or use the offline metric:  evaluate.extractor: efflite0  ({_INSTALL_FEATURES}; it is NOT "
         "comparable with published FID)",
