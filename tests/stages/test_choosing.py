@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +19,7 @@ from graftgan.stages.choosing import (
 )
 from graftgan.stages.rank import SCORES
 
+ROOT = Path(__file__).parents[2]
 N = 200
 
 
@@ -47,7 +50,17 @@ def pick(rows: list[dict[str, Any]], **rank: Any) -> tuple[str, str, list[str], 
 
 def test_every_score_of_the_ranking_can_select_and_only_those() -> None:
     assert set(SELECTORS) == set(SCORES) == set(get_args(Rank.model_fields["selector"].annotation))
-    assert Rank().selector == "kid", "it hit more often in benchmarks/results/selection.md"
+
+
+def test_the_default_is_the_measure_that_chose_best_and_well_often_enough() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "selection.json").read_text(encoding="utf-8"))
+    scores = {score["selector"]: score for score in results["scores"]}
+    assert set(scores) == set(SELECTORS)
+    chosen = scores[Rank().selector]
+    assert chosen["hits"] == max(score["hits"] for score in scores.values())
+    assert chosen["draws"] >= 10 and chosen["hits"] >= 0.8 * chosen["draws"]
+    rivals = [score for score in scores.values() if score["hits"] == chosen["hits"]]
+    assert chosen["mean_regret"] == min(score["mean_regret"] for score in rivals)
 
 
 @pytest.mark.parametrize("selector", list(SELECTORS))

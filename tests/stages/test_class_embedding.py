@@ -12,11 +12,15 @@ import yaml
 from transfer.families import SIZES
 
 from graftgan.checkpoints.store import WEIGHTS, load_gan, read_tensors, save_gan
+from graftgan.classes import fixed_latents, sample_vector
 from graftgan.contract import digest_file
+from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build, sample
 from graftgan.gans.class_table import class_table
 from graftgan.gans.spec import GanSpec
+from graftgan.metrics.features import make_extractor
+from graftgan.metrics.kid import kid
 from stages.test_finetune import Workshop, write_set
 
 CLASSES = 4
@@ -27,6 +31,8 @@ def shop(folder: Path, labels: int = 0) -> Workshop:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 5))
     torch.jit.script(net).save(str(folder / "net.pt"))
+    torch.nn.init.normal_(net[1].weight)
+    torch.jit.script(net).save(str(folder / "judge.pt"))
     workshop = Workshop(folder)
     write_set(workshop.out / "prepare" / "dataset", labels=labels)
     workshop.rank("groups", None)
@@ -39,12 +45,16 @@ def shop(folder: Path, labels: int = 0) -> Workshop:
     return workshop
 
 
+def judge_of(workshop: Workshop) -> str:
+    return f"torchscript:{workshop.root / 'judge.pt'}?px=16&range=-1_1"
+
+
 def settings(workshop: Workshop, **section: Any) -> dict[str, Any]:
     plain = {
         "finetune.method": "class_embedding", "finetune.controls": "[]", "finetune.style_mixing": 0,
         "finetune.budget": "{kimg: 0.064}", "finetune.evaluate_every_kimg": 0.016,
         f"{KEY}features": f"torchscript:{workshop.root / 'net.pt'}?px=16&range=-1_1",
-        f"{KEY}starts": 2, f"{KEY}report_samples": 16,
+        f"{KEY}starts": 2, f"{KEY}report_samples": 16, f"{KEY}judge": judge_of(workshop),
     }  # fmt: skip
     given = {**plain, **{f"{KEY}{name}": value for name, value in section.items()}}
     return {key.replace(".", "__"): value for key, value in given.items()}
@@ -82,6 +92,9 @@ def test_repair_of_one_class_from_images_without_labels(home: Path) -> None:
     (facts,) = report["class_embedding"]["classes"]
     assert facts["source_class"] == 2 and facts["before"]["norm"] > 0 and "kid" in facts["after"]
     assert report["trainable_parameters"] == {"generator": 4, "discriminator": 0}
+    judged = report["class_embedding"]
+    assert judged["judge"] == judge_of(workshop) and "torchscript-judge" in judged["protocol"]
+    assert not judged["judge_was_optimised"] and not any("optimised" in text for text in result.warnings)
     vector = np.load(chosen / "embedding-0.npy")
     assert vector.shape == (1, 4) and vector.dtype == np.float32
     assert vector[0] == pytest.approx(model["generator_ema.shared.weight"][0].numpy())
@@ -89,16 +102,34 @@ def test_repair_of_one_class_from_images_without_labels(home: Path) -> None:
     assert any("class 2 of source groups alone" in text for text in result.warnings)
 
 
+def test_the_report_is_about_images_that_were_held_out(home: Path) -> None:
+    workshop = shop(home)
+    workshop.run(**settings(workshop, use="repair", classes="[2]"))
+    judged = workshop.report()["class_embedding"]
+    (facts,) = judged["classes"]
+    assert (facts["judged_on"], facts["judge_images"]) == ("test", 4)
+    network = make_extractor(judge_of(workshop))
+    assert judged["protocol"] == network.protocol
+    real = network(ImageSet.open(workshop.out / "prepare" / "dataset").images("test"))
+    generator = load_gan(workshop.models / "chosen").generator_ema.eval()
+    images = sample_vector(generator, class_table(generator)[0], fixed_latents(generator, 16, 0))
+    assert facts["after"]["kid"] == pytest.approx(kid(network(images), real).value, rel=1e-6)
+
+
 def test_debias_within_all_labelled_classes(home: Path) -> None:
     workshop = shop(home, labels=CLASSES)
-    workshop.run(**settings(workshop, use="debias", classes="[1, 3]", objective="discriminator"))
+    result, _ = workshop.run(**settings(workshop, use="debias", classes="[1, 3]", objective="discriminator"))
     chosen = workshop.models / "chosen"
     source, model = read_tensors(home / "groups" / WEIGHTS), read_tensors(chosen / WEIGHTS)
     assert differing(source, model) <= TABLES
     for name in TABLES:
         assert torch.equal(model[name][[0, 2]], source[name][[0, 2]])
     assert not (chosen / "whole").exists()
-    assert [c["row"] for c in workshop.report()["class_embedding"]["classes"]] == [1, 3]
+    rows = workshop.report()["class_embedding"]["classes"]
+    assert [c["row"] for c in rows] == [1, 3]
+    # One test image a class is too few; of validation images class 1 has three and class 3 two.
+    assert [(c["judged_on"], c["judge_images"]) for c in rows] == [("validation", 3), ("train", 6)]
+    assert any("compares class 3 with training images" in text for text in result.warnings)
 
 
 def test_repurpose_makes_a_class_for_each_label(home: Path) -> None:

@@ -19,14 +19,20 @@ from graftgan.contract import Result, read_json, write_json
 from graftgan.data.dataset import ImageSet
 from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import ConfigError, DataError, GraftganError, MissingInput, ProtocolMismatch
-from graftgan.gans.base import build, sample
+from graftgan.gans.base import build, sample, to_uint8
+from graftgan.gans.laws import TruncatedNormal
+from graftgan.gans.prior import Mixture, Prior
+from graftgan.metrics import copying
 from graftgan.metrics.cache import FeatureCache
 from graftgan.metrics.copying import copy_report
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.features.base import BatchedExtractor
 from graftgan.metrics.kid import paired_kid_difference
+from graftgan.metrics.neighbours import nearest
 from graftgan.metrics.scores import ScoreSettings, evaluate_features
 from graftgan.params import load
+from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages import evaluate
 from graftgan.stages.specs import stage
 from stages.models import tiny_spec, write_models
 from stages.test_finetune import write_set
@@ -254,6 +260,55 @@ def change_one_pixel(desk: Desk) -> None:
     write_manifest(desk.dataset, manifest, facts)
 
 
+def test_pairs_show_the_samples_that_are_scored_and_their_neighbours(scored: tuple[Desk, Result]) -> None:
+    """From all the samples of a run, beside each pair's training image and nearest test image."""
+    desk, _ = scored
+    extractor, data = make_extractor(desk.extractor), ImageSet.open(desk.dataset)
+    train, test = data.images("train"), data.images("test")
+    mirrored = np.ascontiguousarray(train[:, :, ::-1])
+    for run in ("chosen", "worst"):
+        fakes = desk.samples(run)
+        features = extractor(fakes)
+        report = copy_report(
+            features, desk.features("train"), desk.features("test"), mirrored=extractor(mirrored), pairs=8
+        )
+        cells = []
+        for pair in report.pairs:
+            own = features[pair.fake : pair.fake + 1]
+            index, _ = nearest(own, desk.features("test"))
+            cells += [fakes[pair.fake], (mirrored if pair.mirrored else train)[pair.train], test[index[0]]]
+        save_png(sheet(np.stack(cells), 3, cell_px=96), desk.root / "expected.png")
+        assert (desk.scores / "pairs" / f"{run}.png").read_bytes() == (
+            desk.root / "expected.png"
+        ).read_bytes()
+
+
+def test_each_search_and_each_block_of_samples_is_done_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.add("worst", 2, "far")
+    searched: list[int] = []
+    search = copying.nearest
+
+    def counted(a: Any, *rest: Any) -> Any:
+        searched.append(len(a))
+        return search(a, *rest)
+
+    asked: list[set[int]] = []
+    make = evaluate.sample_blocks
+
+    def watched(*given: Any, **named: Any) -> Any:
+        asked.append(set(named["blocks"]))
+        return make(*given, **named)
+
+    monkeypatch.setattr(copying, "nearest", counted)
+    monkeypatch.setattr(evaluate, "sample_blocks", watched)
+    desk.run(evaluate__samples=1000)
+    assert sorted(searched) == [24, 1000, 1000], "each run's samples once, the test images once"
+    assert len(asked) == 2
+    assert all(1 <= len(blocks) <= 8 for blocks in asked), "of 16 blocks, those of the 8 pairs"
+
+
 def test_one_changed_pixel_is_measured_anew(desk: Desk, counted: list[int]) -> None:
     before = {score["name"]: score["value"] for score in _first(desk)["scores"]}
     counted.clear()
@@ -362,3 +417,46 @@ class Darker(torch.nn.Module):
 
     def forward(self, img: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.adaptive_avg_pool2d(img, 4).flatten(1) / 2
+
+
+def mixture() -> Mixture:
+    means = torch.stack([torch.full((8,), -2.0), torch.full((8,), 1.0)])
+    return Mixture.of_moments(torch.tensor([0.4, 0.6]), means, torch.eye(8).expand(2, 8, 8) / 4)
+
+
+@pytest.mark.parametrize("law", [mixture(), TruncatedNormal(8, 0.3)], ids=["mixture", "truncated"])
+def test_a_model_is_scored_on_images_from_its_own_law(desk: Desk, law: Prior) -> None:
+    """The same weights beside it, without the law, are another model."""
+    desk.add("worst", 1, "far")
+    gan = load_gan(desk.models / "chosen")
+    gan.prior = law
+    save_gan(gan, desk.models / "chosen")
+    desk.run()
+    record, extractor = desk.record(), make_extractor(desk.extractor)
+    rng = torch.Generator().manual_seed(0)
+    own = torch.stack([law.draw_one(rng) for _ in range(SAMPLES)])
+    with torch.no_grad():
+        drawn = to_uint8(load_gan(desk.models / "chosen").generator_ema(own, None, 1.0, "const"))
+    assert not np.array_equal(drawn, desk.samples("worst"))
+    plain, mine = (load_gan(desk.models / run).generator_ema.state_dict() for run in ("worst", "chosen"))
+    assert all(torch.equal(plain[name], mine[name]) for name in plain)
+    values = {}
+    for run, images in (("chosen", drawn), ("worst", desk.samples("worst"))):
+        expected = evaluate_features(
+            extractor(images), desk.features("test"), desk.features("train"), extractor.protocol,
+            settings=ScoreSettings(),
+        )  # fmt: skip
+        values[run] = {score.name: score.value for score in expected if score.name.startswith(("kid", "fid"))}
+        found = {score["name"]: score["value"] for score in record["runs"][run]["scores"]}
+        assert values[run]
+        for name, value in values[run].items():
+            assert found[name] == (None if value is None else pytest.approx(value, rel=1e-5, abs=1e-8))
+    differ = [
+        n
+        for n, v in values["chosen"].items()
+        if v is not None and v != pytest.approx(values["worst"][n], rel=0.05)
+    ]
+    assert differ
+    shown = {run: (desk.scores / "samples" / f"{run}.png").read_bytes() for run in values}
+    walks = {run: (desk.scores / "interpolation" / f"{run}.gif").read_bytes() for run in values}
+    assert shown["chosen"] != shown["worst"] and walks["chosen"] != walks["worst"]

@@ -21,6 +21,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import graftgan
 from graftgan.checkpoints.catalogue import SCRATCH
@@ -36,12 +37,16 @@ from graftgan.gans.base import build, draw_latents, sample, to_uint8
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import paired_kid_difference
 from graftgan.params import load
+from graftgan.reporting.card import model_card
+from graftgan.reporting.facts import Facts, read_facts
+from graftgan.reporting.markdown import escape
+from graftgan.reporting.provenance import run_table
 from graftgan.stages.finetune import COLUMNS, LAST, curves_csv
 from graftgan.stages.judging import KidJudge
 from graftgan.stages.specs import stage
 from graftgan.training.loop import TIMELINE_IMAGES, TIMELINE_SEED, Measurement
 from graftgan.transfer.auto import decide
-from stages.models import tiny_spec
+from stages.models import tiny_spec, write_scores
 
 FILES = {
     WEIGHTS, SPEC, LAST, "model.json", "curves.csv", "timeline.png", "timeline.json", "samples.png",
@@ -341,6 +346,21 @@ def test_the_run_tells_the_tracker_how_it_computed(workshop: Workshop) -> None:
     assert (tags["graftgan.device"], tags["graftgan.adam"]) == ("cpu", "fused")
 
 
+def test_how_each_run_computed_is_beside_the_results_and_not_among_them(
+    base: tuple[Workshop, Result],
+) -> None:
+    result = base[0].job(**quick()).outputs["result"]
+    told = read_json(result.with_name("run.json"))["switches"]
+    assert told.keys() == {path.name for path in base[0].models.iterdir()}
+    for choices in told.values():
+        assert choices["memory_format"] == "channels_last" and choices["images"] == "host"
+        assert (choices["precision"], choices["threads"]) == ("fp32", "1")
+        assert choices["torch"] == torch.__version__
+        assert choices["isa"] == torch.backends.cpu.get_cpu_capability()
+    written = [result, *base[0].models.rglob("*.json")]
+    assert not any("memory_format" in path.read_text() for path in written)
+
+
 def interim_states(home: Path) -> list[Path]:
     return list(home.glob("state/finetune-*/*/interim/images-*"))
 
@@ -493,15 +513,14 @@ def test_a_source_that_left_the_catalogue_is_refused(workshop: Workshop) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "adapted", "added"),
-    [("adafm", r"synthesis\.b(16|32)\.conv\d\.weight", 4 * 2 * 8 * 8),
-     ("lora", r"synthesis\.b\d+\.conv\d\.weight", 7 * 2 * (8 + 8 * 9))],
+    ("name", "key", "adapted", "added"),
+    [("adafm", {"low_level_from_px": 16}, r"synthesis\.b(16|32)\.conv\d\.weight", 4 * 2 * 8 * 8),
+     ("lora", {"adapter_rank": 2}, r"synthesis\.b\d+\.conv\d\.weight", 7 * 2 * (8 + 8 * 9))],
 )  # fmt: skip
 def test_adapters_are_folded_into_a_plain_folder(
-    workshop: Workshop, name: str, adapted: str, added: int
+    workshop: Workshop, name: str, key: dict[str, int], adapted: str, added: int
 ) -> None:
-    keys = {"finetune__low_level_from_px": 16, "finetune__adapter_rank": 2}
-    workshop.run(**quick(finetune__method=name, **keys))
+    workshop.run(**quick(finetune__method=name, **{f"finetune__{k}": value for k, value in key.items()}))
     report = workshop.report()
     source = load_gan(workshop.root / "near")
     assert (report["method"], report["added_parameters"]) == (name, added)
@@ -521,17 +540,76 @@ def test_an_unknown_method_is_refused(workshop: Workshop) -> None:
 
 
 def test_auto_takes_a_method_and_says_why(workshop: Workshop) -> None:
-    result, _ = workshop.run(**quick(finetune__method="auto"))
-    rule = decide(24, ["stylegan2"])
-    assert workshop.report()["method"] == rule.method
-    assert f"auto took {rule.method} for 24 training images: {rule.why}" in " ".join(result.warnings)
+    result, _ = workshop.run(**quick(finetune__method="auto", finetune__controls="[worst, scratch]"))
+    taken = decide(24, ["stylegan2"])
+    why = f"for 24 training images: {taken.why}"
+    said = f"finetune.method: auto took {taken.method} {why}"
+    assert result.warnings[0] == said and len([text for text in result.warnings if "auto" in text]) == 1
+    for run in ("chosen", "worst"):
+        report = workshop.report(run)
+        assert (report["method"], report["method_asked"], report["method_why"]) == (taken.method, "auto", why)
+    assert not {"method_asked", "method_why"} & set(workshop.report("scratch"))
+    facts, card = shown(workshop)
+    assert facts.warnings().count(said) == 1
+    assert dict(run_table(facts))["Method"] == [f"{taken.method} (taken by auto)"] * 2 + ["scratch"]
+    assert escape(said) in card.split("## Method")[1].split("##")[0]
 
 
-def test_auto_from_scratch_trains_everything(workshop: Workshop) -> None:
+def shown(workshop: Workshop) -> tuple[Facts, str]:
+    """Return what the report reads of a run, and its model card."""
+    dataset = read_json(workshop.out / "prepare" / "dataset" / "dataset.json")
+    write_scores(workshop.out / "scores", dataset["digest"])
+    ranking = {"choice": {"name": "near", "why": "it"}, "worst": "far", "rows": [], "protocol": "p"}
+    write_json(workshop.out / "rank" / "ranking" / "ranking.json", ranking)
+    write_json(workshop.out / "data" / "dataset.json", {**dataset, "expectations": {}})
+    folders = {"ranking": workshop.out / "rank" / "ranking", "models": workshop.models}
+    facts = read_facts({**folders, "dataset": workshop.out / "data", "scores": workshop.out / "scores"})
+    return facts, model_card("faces", facts.chosen.model, facts.dataset, facts.scores, "ef" * 32)
+
+
+def test_a_named_method_leaves_no_word_of_auto(base: tuple[Workshop, Result]) -> None:
+    workshop, _ = base
+    for run in ("chosen", "worst", "scratch"):
+        assert not {"method_asked", "method_why"} & set(workshop.report(run))
+
+
+def test_auto_runs_to_the_end_where_the_best_method_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path / "home"))
+    workshop = Workshop(tmp_path).furnish(train=320)
+    held = load_file(tmp_path / "near" / WEIGHTS)
+    held = {name: tensor for name, tensor in held.items() if not name.startswith("discriminator.")}
+    save_file(held, tmp_path / "near" / WEIGHTS)
+    entries = yaml.safe_load((tmp_path / "catalogue.yaml").read_text())
+    entries[0]["sha256"] = digest_file(tmp_path / "near" / WEIGHTS)
+    (tmp_path / "catalogue.yaml").write_text(yaml.safe_dump(entries))
+    workshop.run(**quick(finetune__method="auto", finetune__fresh_discriminator="true"))
+    report = workshop.report()
+    assert report["method"] == "adafm"
+    assert "gan_memory did better" in report["method_why"] and "modulate_d" in report["method_why"]
+
+
+def test_from_scratch_what_has_no_effect_is_said(workshop: Workshop) -> None:
     workshop.rank(SCRATCH, "far")
-    result, _ = workshop.run(**quick(finetune__method="auto"))
-    assert workshop.report()["method"] == "scratch"
-    assert "auto took full" in " ".join(result.warnings)
+    result, _ = workshop.run(**quick(finetune__method="auto", finetune__penalties="[cdc]"))
+    report = workshop.report()
+    assert report["method"] == "scratch" and "method_asked" not in report
+    (said,) = report["warnings"]
+    assert said.startswith("finetune.method=auto, finetune.penalties=[cdc]: no effect on this run")
+    assert result.warnings == (f"chosen: {said}",)
+    facts, card = shown(workshop)
+    assert any(text.endswith(said) for text in facts.warnings())
+    assert escape(said) in card.split("## Limits")[1]
+
+
+def test_a_hint_is_a_warning_of_the_chosen_run(workshop: Workshop) -> None:
+    changes = {"finetune__method": "filter_transfer", "finetune__controls": "[worst]"}
+    result, _ = workshop.run(**quick(**changes))
+    (said,) = workshop.report()["warnings"]
+    assert "finetune.low_level_d_from_px is 32" in said and "rule of thumb for 24 images" in said
+    assert result.warnings == (f"chosen: {said}",) and workshop.report("worst")["warnings"] == []
+    assert any(text.endswith(said) for text in shown(workshop)[0].warnings())
 
 
 def test_one_image_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import replace
@@ -18,13 +19,15 @@ from graftgan.bank.tasks import load_task as stored_generator
 from graftgan.config import Runtime
 from graftgan.context import Context, StopSignal
 from graftgan.data.pairs import TaskImages, load_task
-from graftgan.errors import ConfigError, DataError, Interrupted
+from graftgan.errors import ConfigError, DataError, Interrupted, MissingInput
 from graftgan.gans.translation import TranslatorSpec
 from graftgan.lifelong_config import TaskData, Translate, TranslationScores
 from graftgan.metrics.translation import l1_distances
 from graftgan.progress import Task
+from graftgan.stages import lifelong as module
 from graftgan.stages.lifelong import Settings, example_sheet, learn_task, score_bank
 from graftgan.training.translators import translate
+from graftgan.unfinished import NOTE, noted
 
 SIDE = 16
 SPEC = TranslatorSpec(kind="resnet_6", ngf=4)
@@ -118,6 +121,24 @@ def test_three_tasks_are_learnt_and_the_first_ones_stay_as_they_were(
     assert [name.split("_")[0] for name in scores["other"]] == ["kid"]
 
 
+def test_learning_a_task_can_be_profiled_and_tells_how_it_computed(
+    tmp_path: Path, folder: Path, settings: Settings
+) -> None:
+    grey = task(folder)
+    plain = learn_task(Bank.create(tmp_path / "a", SPEC), "grey", grey, settings, ctx(tmp_path / "1"))
+    asked = replace(settings, runtime=Runtime(device="cpu", profile=str(tmp_path / "profile")))
+    bank = Bank.create(tmp_path / "b", SPEC)
+    watched = learn_task(bank, "grey", grey, asked, ctx(tmp_path / "2"))
+    assert watched.task == plain.task
+    told = json.loads((tmp_path / "profile" / "grey.json").read_text())
+    assert told["steps"] == 8
+    phases = {row["phase"] for row in told["phases"]}
+    assert {"data", "G forward", "G backward", "D forward", "D backward", "optimiser"} <= phases
+    assert (told["memory_format"], told["adam"]) == ("contiguous", "fused")
+    assert watched.switches == plain.switches
+    assert watched.switches["memory_format"] == "contiguous"
+
+
 def named(scores: Any) -> list[tuple[str, str]]:
     """The scores of features, split into the metric's and the extractor's name."""
     return [tuple(name.split("_", 1)) for name in scores if "_" in name]  # type: ignore[misc]
@@ -142,11 +163,51 @@ def test_a_stopped_task_goes_on_to_the_same_bank(
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert [found.name for found in cut.tasks] == ["first"]
+    (left,) = (tmp_path / "b" / "state").iterdir()
+    assert (left / NOTE).is_file() and left.name.startswith("second-")
     steps = Killing(0)
     learn_task(cut, "second", images, second, ctx(tmp_path / "b", progress=steps))
     assert steps.steps == 5
+    assert not list((tmp_path / "b" / "state").iterdir()), "the state is of no more use"
     assert cut.head == whole.head
     assert cut.task("second").outputs.sha256 == whole.task("second").outputs.sha256
+
+
+def test_a_task_is_gone_on_with_by_the_same_code_scores_and_recipe_only(
+    tmp_path: Path,
+    folder: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bank, images = Bank.create(tmp_path / "bank", SPEC), task(folder)
+    place = ctx(tmp_path)
+
+    def folder_of(given: Settings) -> Path:
+        return module.state_folder(module.state_note(bank, None, "grey", images, given), "grey", place)
+
+    scores = settings.scores.model_copy(update={"confidence": 0.9})
+    recipe = settings.train.model_copy(update={"batch": 4})
+    changed = [
+        replace(settings, scores=scores),
+        replace(settings, train=recipe),
+        replace(settings, init="auto"),
+    ]
+    mine = folder_of(settings)
+    assert folder_of(settings) == mine
+    assert len({mine, *map(folder_of, changed)}) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "code_digest", lambda: "other")
+        assert folder_of(settings) != mine
+        note = module.state_note(bank, None, "grey", images, changed[0])
+    left = module.state_folder(note, "grey", place)
+    with pytest.raises(KeyboardInterrupt), noted(left, note):
+        (left / "states" / "images-000000000000").mkdir(parents=True)
+        raise KeyboardInterrupt
+    with pytest.raises(MissingInput, match=r"scores\.confidence: 0\.9 -> 0\.95") as caught:
+        learn_task(bank, "grey", images, settings, ctx(tmp_path, resume="must"))
+    assert "the code of the package has changed" in str(caught.value)
+    assert not bank.tasks
 
 
 def test_a_way_back_without_a_way_there_is_learnt_again(

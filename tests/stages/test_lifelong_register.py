@@ -34,7 +34,7 @@ from graftgan.gans.base import to_uint8
 from graftgan.identity import RunIdentity
 from graftgan.lifelong_config import LifelongParams
 from graftgan.lifelong_params import resolve_section
-from graftgan.serving_bank import MAX_ROWS
+from graftgan.serving_limits import MAX_ROWS
 from graftgan.stages.lifelong_register import run
 from graftgan.stages.lifelong_specs import lifelong_stage
 from graftgan.sync import sync

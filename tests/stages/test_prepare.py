@@ -34,14 +34,10 @@ from graftgan.stages.specs import stage
 class Recorder(NullTracker):
     """A tracker that keeps what it is told."""
 
-    datasets: list[tuple[str, str, str, str]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
 
     def log_metrics(self, values: Mapping[str, float], images_seen: int = 0) -> None:
         self.metrics |= values
-
-    def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
-        self.datasets.append((name, digest, source, context))
 
 
 @dataclass
@@ -139,7 +135,6 @@ def test_a_folder_becomes_a_packed_checked_and_split_set(lab: Lab) -> None:
     assert (result.metrics["images"], result.metrics["duplicates"], result.metrics["labels"]) == (62, 1, 2)
     assert sum(result.metrics[name] for name in ("train", "validation", "test", "unused")) == 62
     assert (lab.outputs["data_docs"] / "index.html").is_file()
-    assert lab.tracker.datasets == [("set", images.digest, "set", "training")]
     assert lab.tracker.metrics == result.metrics
     assert str(lab.root) not in (lab.outputs["dataset"] / "dataset.json").read_text()
 
@@ -223,6 +218,7 @@ def test_the_number_of_training_images_can_be_limited(lab: Lab, no_library: None
 def test_enlarging_is_told(lab: Lab, no_library: None) -> None:
     result, _ = lab.run(make_set(lab.root / "set", 12, side=20))
     assert "12 images are smaller than 32 pixels and were enlarged" in result.warnings
+    assert lab.dataset().facts["warnings"] == list(result.warnings)
 
 
 def test_awkward_names_reach_the_manifest(lab: Lab, no_library: None) -> None:
@@ -249,7 +245,7 @@ def test_empty_folder(lab: Lab) -> None:
 def test_three_images(lab: Lab) -> None:
     message = lab.fails(DataError, make_set(lab.root / "set", 3))
     assert "min_images" in message and "observed 3" in message
-    page = Path(message.split("all images are named in ")[1])
+    page = Path(message.split("the checks are in ")[1])
     assert page.is_file() and page.is_relative_to(lab.root / "home" / "state")
 
 
@@ -271,6 +267,8 @@ def test_too_many_bad_images_are_not_skipped(lab: Lab, no_library: None) -> None
         (source / f"{number}.png").write_bytes(b"junk")
     message = lab.fails(DataError, source, "data.on_bad_image=skip")
     assert "max_bad_share" in message and "'0.png'" in message
+    listed = Path(message.split("all images at fault are named in ")[1])
+    assert listed.read_text() == "".join(f"max_bad_share: '{number}.png'\n" for number in range(4))
 
 
 def test_no_usable_image(lab: Lab) -> None:

@@ -7,11 +7,12 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -279,13 +280,26 @@ def test_a_model_with_a_prior_is_a_source_like_any_other(fixed: Workshop, worksh
     assert prior_of(workshop.models / "chosen") is None
 
 
-def test_exports_bring_the_prior_beside_them(fixed: Workshop, tmp_path: Path) -> None:
+def torchscript(file: Path, z: np.ndarray) -> np.ndarray:
+    return np.asarray(torch.jit.load(str(file))(torch.from_numpy(z)).numpy())
+
+
+def onnx(file: Path, z: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"z": z})[0])
+
+
+@pytest.mark.parametrize(("kind", "computes"), [("torchscript", torchscript), ("onnx", onnx)])
+def test_exports_bring_the_prior_beside_them(
+    fixed: Workshop, tmp_path: Path, kind: str, computes: Callable[[Path, np.ndarray], np.ndarray]
+) -> None:
+    """What is drawn by the note, in numpy, is what the model itself draws."""
     folder = fixed.models / "chosen"
-    law = prior_of(folder)
+    law, file = prior_of(folder), tmp_path / "new" / "model"
     assert law is not None
-    notes = export_checkpoint(folder, "torchscript", tmp_path / "model.pt")
-    assert "model.pt.prior.npz" in notes[-1]
-    held = np.load(tmp_path / "model.pt.prior.npz")
+    notes = export_checkpoint(folder, kind, file)
+    assert "model.prior.npz" in notes[-1] and law.recipe in notes[-1]
+    held = np.load(tmp_path / "new" / "model.prior.npz")
     assert float(held["lambda"]) == law.position == 0.0
     # The recipe, in numpy.
     rng = torch.Generator().manual_seed(3)
@@ -294,8 +308,18 @@ def test_exports_bring_the_prior_beside_them(fixed: Workshop, tmp_path: Path) ->
     j = int(np.searchsorted(np.cumsum(held["weights"]), level))
     z = held["means"][j] + held["eigenvectors"][j] @ (np.sqrt(held["eigenvalues"][j]) * e)
     np.testing.assert_allclose(law.draw_one(torch.Generator().manual_seed(3)), z, rtol=1e-4, atol=1e-5)
-    traced = torch.jit.load(str(tmp_path / "model.pt"))
-    assert traced(torch.from_numpy(z)[None].float()).shape == (1, 3, 32, 32)
+    drawn = computes(file, z[None].astype(np.float32))[0].transpose(1, 2, 0)
+    mine = sample(load_gan(folder).generator_ema, 1, 3)[0]
+    assert np.abs(np.clip(drawn * 127.5 + 128, 0, 255) - mine).max() < 1.1
+    # Of a model without a law there is none beside it, whatever lay there.
+    assert len(export_checkpoint(fixed.root / "near", kind, file)) == len(notes) - 1
+    assert [path.name for path in file.parent.iterdir()] == ["model"]
+
+
+def test_an_export_that_fails_leaves_no_prior(fixed: Workshop, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        export_checkpoint(fixed.models / "chosen", "cyclegan", tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_safetensors_export_holds_the_prior_and_says_so(fixed: Workshop, tmp_path: Path) -> None:

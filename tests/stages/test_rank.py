@@ -26,7 +26,7 @@ from graftgan.engine import Job, default_paths, run_job
 from graftgan.errors import ConfigError, DataError, GraftganError
 from graftgan.gans.base import build, sample
 from graftgan.gans.dcgan import DCGANSpec
-from graftgan.metrics import neighbours
+from graftgan.metrics import neighbours, reals
 from graftgan.metrics.density_coverage import density_coverage
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.features.base import BatchedExtractor
@@ -228,6 +228,36 @@ def test_every_search_keeps_to_the_memory_of_the_setting_and_scores_do_not_depen
     assert seen == {1.5}
     measures = [{key: row[key] for key in rank.SCORES} for row in shelf.record()["rows"]]
     assert measures == [{key: row[key] for key in rank.SCORES} for row in ranked[0].record()["rows"]]
+
+
+def test_one_more_source_costs_nothing_of_the_target_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Radii and kernel sums of the target, and moments of its parts, are made once in a process."""
+    radii: list[int] = []
+    search, sums, of_parts = reals.squared_radii, reals.within_sums, reals.RealMoments
+    made = {"within": 0, "moments": 0}
+
+    def counted(x: Any, *rest: Any) -> Any:
+        radii.append(len(x))
+        return search(x, *rest)
+
+    def counted_sums(real: Any) -> Any:
+        made["within"] += 1
+        return sums(real)
+
+    def counted_moments(*given: Any, **named: Any) -> Any:
+        made["moments"] += 1
+        return of_parts(*given, **named)
+
+    monkeypatch.setattr(reals, "squared_radii", counted)
+    monkeypatch.setattr(reals, "within_sums", counted_sums)
+    monkeypatch.setattr(reals, "RealMoments", counted_moments)
+    shelf.run()
+    assert len(shelf.record()["rows"]) == 3
+    assert (radii, made) == ([34], {"within": 1, "moments": 1})
+    shelf.run(rank__samples=20)
+    assert (radii, made) == ([34, 34], {"within": 2, "moments": 2}), "the next ranking begins afresh"
 
 
 def test_scores_are_those_of_the_metrics_on_the_same_features(ranked: tuple[Shelf, Result]) -> None:

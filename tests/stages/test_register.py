@@ -15,7 +15,9 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from tracking.support import free_port, params_for
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
+from tracking.support import free_port, params_for, python_examples, run_as_documented
 
 from graftgan.config import Params, Track
 from graftgan.context import Context, NullTracker, Registered, Registry
@@ -23,11 +25,12 @@ from graftgan.contract import Outcome, digest_path
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.gans.base import Gan, sample
 from graftgan.identity import RunIdentity
-from graftgan.journal import read_events
+from graftgan.journal import ALIAS_TAG, PREDECESSOR_TAG, REASON_TAG, SUPERSEDED_TAG, read_events
 from graftgan.registry import MlflowRegistry
 from graftgan.stages.register import run
 from graftgan.sync import sync
 from graftgan.tracker import JournalTracker, journal_root, open_registry, open_tracker
+from graftgan.versions import promote
 from stages.models import tiny_gan, write_dataset, write_models, write_scores
 
 TEST_IMAGES = 48
@@ -94,6 +97,10 @@ class Bench:
     def versions(self) -> list[Any]:
         return list(self.client().search_model_versions("name = 'faces'"))
 
+    def aliases(self) -> dict[str, str]:
+        found = self.client().get_registered_model("faces").aliases
+        return {str(alias): str(version) for alias, version in found.items()}
+
     def alias(self, name: str) -> str:
         return str(self.client().get_model_version_by_alias("faces", name).version)
 
@@ -115,11 +122,14 @@ def test_first_model_becomes_champion_and_can_be_loaded_by_alias(bench: Bench) -
     assert version.tags["graftgan.package"] == digest_path(bench.package) == decision["key"]
     assert version.tags["graftgan.dataset"] and version.tags["graftgan.method"] == "full"
     assert version.tags["graftgan.source"] == "open-peeps" and version.tags["graftgan.protocol"]
-    assert version.tags["graftgan.code"]
+    assert version.tags["graftgan.code"] and version.tags["graftgan.git_revision"] == "0123abc-dirty"
     assert version.description.startswith("# faces: micah.parquet at 32 px")
     model = mlflow.pyfunc.load_model("models:/faces@champion")
     images = model.predict(pd.DataFrame({"seed": [7], "truncation_psi": [1.0]}))
     assert np.array_equal(images, sample(tiny_gan(GOOD).generator_ema, 1, 7, 1.0))
+    (use,) = python_examples((bench.package / "card.md").read_text())
+    drawn = run_as_documented(bench.place, use)["images"]
+    assert np.array_equal(drawn[0], sample(tiny_gan(GOOD).generator_ema, 1, 0, 1.0)[0])
     stage = bench.client().get_run(version.run_id)
     assert stage.data.tags["graftgan.stage"] == "register"
     (output,) = stage.outputs.model_outputs
@@ -262,6 +272,98 @@ def test_server_that_dies_at_any_call_leaves_one_version_after_sync(bench: Bench
     assert report.complete and report.refused == (), str(report)
     assert len(bench.versions()) == 2
     assert (bench.alias("champion"), bench.alias("challenger")) == ("1", "2")
+
+
+WRITES = ("set_model_version_tag", "set_registered_model_alias", "delete_registered_model_alias")
+
+
+def fail_once(registry: Registry | None, at: int, error: BaseException) -> list[str]:
+    """Let the writing call number `at` of an open registry fail; return the calls as they come."""
+    assert isinstance(registry, MlflowRegistry)
+    calls: list[str] = []
+
+    def failing(name: str, real: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            if len(calls) == at:
+                raise error
+            return real(*arguments)
+
+        return call
+
+    for name in WRITES:
+        setattr(registry._client, name, failing(name, getattr(registry._client, name)))
+    return calls
+
+
+def settled_by_rerun(bench: Bench, inputs: dict[str, Path], at: int) -> dict[str, Any]:
+    """The process is killed at a write; the stage runs again."""
+    with bench.context(bench.params()) as ctx, pytest.raises(SystemExit):
+        fail_once(ctx.registry, at, SystemExit(137))
+        bench.stage(inputs, bench.params(), ctx)
+    return bench.register(inputs, bench.params())
+
+
+def settled_by_sync(bench: Bench, inputs: dict[str, Path], at: int) -> None:
+    """The server dies at a write; the journal is sent when it is back."""
+    with bench.context(bench.params()) as ctx:
+        fail_once(ctx.registry, at, MlflowException("away", error_code=INTERNAL_ERROR))
+        bench.stage(inputs, bench.params(), ctx)
+    report = sync(journal_root(), bench.track)
+    assert report.complete and report.refused == () and report.events, str(report)
+
+
+def tags_of(bench: Bench, version: str) -> dict[str, str]:
+    return dict(bench.client().get_model_version("faces", version).tags)
+
+
+@pytest.mark.parametrize("again", [settled_by_rerun, settled_by_sync])
+def test_first_champion_stays_champion_when_its_promotion_is_cut_short(bench: Bench, again: Any) -> None:
+    inputs = bench.inputs(tiny_gan(GOOD))
+    again(bench, inputs, at=3)
+    assert bench.aliases() == {"champion": "1"}
+    tags = tags_of(bench, "1")
+    assert (tags[ALIAS_TAG], tags[REASON_TAG]) == ("champion", "it is the first model of this name")
+    assert PREDECESSOR_TAG not in tags and SUPERSEDED_TAG not in tags
+    third = bench.register(inputs, bench.params())
+    assert (third["alias"], third["applied"]) == ("champion", False)
+
+
+@pytest.mark.parametrize("at", [4, 5])
+@pytest.mark.parametrize("again", [settled_by_rerun, settled_by_sync])
+def test_new_champion_is_never_measured_against_itself(bench: Bench, again: Any, at: int) -> None:
+    bench.register(bench.inputs(tiny_gan(BAD)), bench.params())
+    again(bench, bench.inputs(tiny_gan(GOOD)), at)
+    assert bench.aliases() == {"champion": "2"}
+    tags = tags_of(bench, "2")
+    assert tags[ALIAS_TAG] == "champion" and tags[PREDECESSOR_TAG] == "1"
+    assert tags[REASON_TAG].startswith("it is better: KID less the champion's (version 1)")
+    assert tags_of(bench, "1")[SUPERSEDED_TAG] == "2"
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_promotion_cut_short_before_the_alias_moved_is_judged_again(bench: Bench, at: int) -> None:
+    bench.register(bench.inputs(tiny_gan(BAD)), bench.params())
+    decision = settled_by_rerun(bench, bench.inputs(tiny_gan(GOOD)), at)
+    assert (decision["alias"], decision["version"], decision["champion"]) == ("champion", "2", "1")
+    assert bench.alias("champion") == "2" and tags_of(bench, "1")[SUPERSEDED_TAG] == "2"
+
+
+def test_challenger_crowned_by_hand_sheds_its_old_alias_even_if_cut_short(bench: Bench) -> None:
+    bench.register(bench.inputs(tiny_gan(GOOD)), bench.params())
+    inputs = bench.inputs(tiny_gan(BAD))
+    bench.register(inputs, bench.params())
+    with bench.context(bench.params()) as ctx:
+        calls = fail_once(ctx.registry, 5, MlflowException("away", error_code=INTERNAL_ERROR))
+        assert isinstance(ctx.registry, MlflowRegistry)
+        with pytest.raises(TryAgain, match="away"):
+            promote(ctx.registry, "faces", "2", "champion", "I like it")
+        assert calls[-1] == "delete_registered_model_alias"
+        assert bench.aliases() == {"champion": "2", "challenger": "2"}
+        assert "already is champion" in promote(ctx.registry, "faces", "2", "champion", "once more")
+    assert bench.aliases() == {"champion": "2"}
+    assert (tags_of(bench, "2")[ALIAS_TAG], tags_of(bench, "2")[REASON_TAG]) == ("champion", "I like it")
+    assert bench.register(inputs, bench.params())["alias"] == "champion"
 
 
 def test_tracking_off_says_that_nothing_is_registered(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,35 +16,30 @@ from graftgan.classes import (
     against_real,
     cosine,
     fixed_latents,
-    rgb,
     sample_vector,
 )
 from graftgan.gans.class_table import place, write_row
 from graftgan.metrics.class_diversity import distances, spread
-from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid
 from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.class_judging import ClassJudge
 from graftgan.training.loop import History
 from graftgan.transfer.class_embedding import ClassTuner
-from graftgan.transfer.class_goals import MOST_IMAGES, Target
-from graftgan.transfer.class_objectives import Classifier
+from graftgan.transfer.class_goals import Target
 
 SHEET = "classes.png"
 WHOLE = "whole"
 SHEET_ROWS = 2
-LEAST_REAL = 3
 
 
-def class_facts(tuner: ClassTuner, history: History, extractor: Extractor, folder: Path) -> dict[str, Any]:
+def class_facts(judge: ClassJudge, history: History, folder: Path) -> dict[str, Any]:
     """Write the files of :func:`write_class_report`; return its facts and the number of values that moved."""
-    moved = {"generator": len(tuner.targets) * tuner.table.shape[1], "discriminator": 0}
-    report = write_class_report(tuner, history, extractor, folder)
+    moved = {"generator": len(judge.tuner.targets) * judge.tuner.table.shape[1], "discriminator": 0}
+    report = write_class_report(judge, history, folder)
     return {"class_embedding": report, "trainable_parameters": moved}
 
 
-def write_class_report(
-    tuner: ClassTuner, history: History, extractor: Extractor, folder: Path
-) -> dict[str, Any]:
+def write_class_report(judge: ClassJudge, history: History, folder: Path) -> dict[str, Any]:
     """Write the tuned vectors, a sheet before and after, and the source with its rows replaced.
 
     For each class there is `embedding-ROW.npy`, float32 [1, D]. Where the model has not all of the source's
@@ -53,8 +47,10 @@ def write_class_report(
     them.
 
     Returns:
-        The facts for `model.json`: settings in force, clip range, and a row before and after for each class.
+        The facts for `model.json`: settings in force, clip range, what judged, and a row before and after for
+        each class.
     """
+    tuner = judge.tuner
     name, axis = place(tuner.gan.generator)
     table = history.best_tensors[f"generator_ema.{name}"].to(tuner.device)
     table = table if axis == 0 else table.t()
@@ -63,7 +59,7 @@ def write_class_report(
     for target in tuner.targets:
         vector = table[target.row]
         np.save(folder / f"embedding-{target.row}.npy", vector.cpu().numpy()[None].astype(np.float32))
-        facts, shown = _before_and_after(tuner, target, vector, z, extractor)
+        facts, shown = _before_and_after(judge, target, vector, z)
         classes.append(facts)
         pictures += shown
     save_png(sheet(np.concatenate(pictures), SHEET_COLUMNS, cell_px=64), folder / SHEET)
@@ -74,48 +70,50 @@ def write_class_report(
         "objective": tuner.section.objective,
         **tuner.preset._asdict(),
         "clip": [tuner.low, tuner.high] if tuner.section.clip else None,
-        "protocol": extractor.protocol,
+        **judge.described(),
         "samples": tuner.section.report_samples,
         "classes": classes,
     }
 
 
 def _before_and_after(
-    tuner: ClassTuner, target: Target, vector: Tensor, z: Tensor, extractor: Extractor
+    judge: ClassJudge, target: Target, vector: Tensor, z: Tensor
 ) -> tuple[dict[str, Any], list[Images]]:
+    tuner = judge.tuner
     generator = tuner.source.generator_ema
     new = target.source_row is None
     old = tuner.table.mean(dim=0) if target.source_row is None else tuner.table[target.source_row]
-    real = extractor(rgb(target.images[:MOST_IMAGES])) if len(target.images) >= LEAST_REAL else None
+    real = judge.real(target)
     sides, shown = {}, []
     for side, row in (("before", old), ("after", vector)):
         images = sample_vector(generator, row, z)
         shown.append(images[: SHEET_ROWS * SHEET_COLUMNS])
-        sides[side] = _measured(tuner, target, row, images, z, extractor, real)
+        sides[side] = _measured(judge, target, row, images, z, real)
     facts = {
         "row": target.row,
         "source_class": target.source_row,
         "began_at": "the mean of all classes" if new else f"class {target.source_row}",
         "moved": float((vector - old).norm()),
         "cosine": cosine(vector.double().cpu().numpy(), old.double().cpu().numpy()),
+        "judged_on": judge.split_of(target),
+        "judge_images": 0 if real is None else len(real),
         **sides,
     }
     return facts, shown
 
 
 def _measured(
-    tuner: ClassTuner,
+    judge: ClassJudge,
     target: Target,
     vector: Tensor,
     images: Images,
     z: Tensor,
-    extractor: Extractor,
     real: NDArray[np.float32] | None,
 ) -> dict[str, Any]:
-    features = extractor(rgb(images))
+    features = judge.features(images)
     apart = distances(features)
     found = spread(features, z.cpu().numpy(), float(apart.sum() / max(apart.size - len(apart), 1)))
-    away = (tuner.table - vector).norm(dim=1)
+    away = (judge.tuner.table - vector).norm(dim=1)
     facts: dict[str, Any] = {
         "norm": float(vector.norm()),
         "nearest": int(away.argmin()),
@@ -127,14 +125,11 @@ def _measured(
     if real is not None:
         estimate = kid(features, real)
         facts |= {"kid": estimate.value, "kid_low": estimate.low, "kid_high": estimate.high}
-    objective = tuner.objectives[[t.row for t in tuner.targets].index(target.row)]
-    if isinstance(objective, Classifier):
-        with torch.no_grad():
-            pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().to(tuner.device) / 127.5 - 1
-            chances = objective.logits(pixels).softmax(dim=1)
+    chances = judge.chances(target, images)
+    if chances is not None:
         facts |= {
-            "probability": float(chances[:, objective.target].mean()),
-            "accuracy": float((chances.argmax(dim=1) == objective.target).float().mean()),
+            "probability": float(chances[:, target.output].mean()),
+            "accuracy": float((chances.argmax(axis=1) == target.output).mean()),
         }
     return facts
 

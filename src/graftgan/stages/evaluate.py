@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,9 @@ from graftgan.contract import Outcome, digest_file, digest_text, read_json, writ
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError, MissingInput
-from graftgan.gans.base import Generator, sample
+from graftgan.gans.base import Generator, sample, sample_blocks
 from graftgan.gans.walk import walk
+from graftgan.metrics.copying import Pair
 from graftgan.metrics.floor import LEAST_HALF
 from graftgan.metrics.neighbours import nearest
 from graftgan.parallel import processes, run_all
@@ -32,7 +33,7 @@ from graftgan.stages.features import (
     open_extractor,
     share_of,
 )
-from graftgan.stages.scoring import copies, floors, paired, pick, score, scores_csv, verdict
+from graftgan.stages.scoring import Scoring, floors, pick, scores_csv, verdict
 from graftgan.world import is_first
 
 SHEET_IMAGES = 64
@@ -79,15 +80,16 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     protocol = open_extractor(params.evaluate.extractor, params).protocol
     images = reference_images(data, reference, params)
     save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), folder / "real.png")
-    scored = {name: score(name, features, reference, protocol, params) for name in runs}
+    scoring = Scoring(features, reference, protocol, params)
+    scored = {name: scoring.score(name) for name in runs}
     for name in runs:
-        save_pairs(folder / "pairs" / f"{name}.png", name, features, data, reference, inputs, params)
+        save_pairs(folder / "pairs" / f"{name}.png", name, scoring, data, inputs, params)
     record = {
         "protocol": protocol, "confidence": params.evaluate.confidence, "n_fake": params.evaluate.samples,
         "n_test": len(images), "seed": params.evaluate.seed, "truncation_psi": params.evaluate.truncation_psi,
         "dataset": data.digest, "reference": reference, "floor": floors(scored["chosen"]["scores"]),
         "runs": {name: {**pick(reports[name], "source", "method"), **scored[name]} for name in runs},
-        "paired": paired(features, runs, reference, protocol, params), "warnings": warnings,
+        "paired": scoring.paired(runs), "warnings": warnings,
     }  # fmt: skip
     record["verdict"] = verdict(record, reports["chosen"])
     write_json(folder / "scores.json", record)
@@ -224,19 +226,36 @@ def shoot(shot: Shot, ctx: Context) -> Features:
 
 
 def save_pairs(
-    path: Path, name: str, features: Mapping[str, Features], data: ImageSet, reference: str,
-    inputs: Mapping[str, Path], params: Params,
-) -> None:  # fmt: skip
+    path: Path, name: str, scoring: Scoring, data: ImageSet, inputs: Mapping[str, Path], params: Params
+) -> None:
     """Draw the samples nearest to training images: sample, training image, nearest held-out image."""
-    report = copies(name, features, reference, params)
-    fakes = samples_of(inputs["models"] / name, params)
-    train = data.images("train")
-    rows = []
-    for pair in report.pairs:
-        original = train[pair.train][:, ::-1] if pair.mirrored else train[pair.train]
-        rows += [fakes[pair.fake], original]
-        if reference == "test":
-            fake = features[name][pair.fake : pair.fake + 1]
-            index, _ = nearest(fake, features["test"], params.runtime.memory_mib)
-            rows.append(reference_images(data, "test", params)[index[0]])
-    save_png(sheet(np.stack(rows), 3 if reference == "test" else 2, cell_px=96), path)
+    pairs = scoring.copies(name).pairs
+    wanted = [pair.fake for pair in pairs]
+    fakes = chosen_samples(inputs["models"] / name, params, wanted)
+    columns = [fakes, originals(data.images("train"), pairs)]
+    if scoring.held_out:
+        features = scoring.features
+        index, _ = nearest(features[name][wanted], features["test"], params.runtime.memory_mib)
+        columns.append(reference_images(data, "test", params)[index])
+    cells = np.stack(columns, axis=1)
+    save_png(sheet(cells.reshape(-1, *cells.shape[2:]), len(columns), cell_px=96), path)
+
+
+def originals(train: Images, pairs: Sequence[Pair]) -> Images:
+    """Return the training image of each pair, mirrored where the match is with its mirror image."""
+    return np.stack([train[pair.train][:, ::-1] if pair.mirrored else train[pair.train] for pair in pairs])
+
+
+def chosen_samples(model: Path, params: Params, rows: Sequence[int]) -> Images:
+    """Return some of the samples that are scored; blocks with none of them are not computed."""
+    settings = params.evaluate
+    blocks = [row // BLOCK_IMAGES for row in rows]
+    made = sample_blocks(
+        generator_of(model, params),
+        settings.samples,
+        settings.seed,
+        settings.truncation_psi,
+        batch=BLOCK_IMAGES,
+        blocks=blocks,
+    )
+    return np.stack([made[block][row % BLOCK_IMAGES] for block, row in zip(blocks, rows, strict=True)])

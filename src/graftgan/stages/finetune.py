@@ -26,17 +26,20 @@ from graftgan.errors import DataError, MissingInput
 from graftgan.gans.base import Gan, Generator, sample
 from graftgan.gans.prior import split_prior
 from graftgan.parallel import processes, run_all
+from graftgan.reporting.facts import decision
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.adapting import (
+    Trained,
     adapter_bytes,
     check_memory_bases,
     check_memory_classes,
-    fixed_tensors,
-    keep_adapter,
+    conclude,
     moving_parameters,
     stored_bytes,
 )
+from graftgan.stages.class_judging import make_class_judge
 from graftgan.stages.class_report import class_facts
+from graftgan.stages.deciding import said_before, with_method
 from graftgan.stages.judging import make_judge
 from graftgan.stages.prior import Prepared, check_prior, prepare_prior, prior_facts, write_inversion
 from graftgan.stages.start import Start, starting_point
@@ -44,19 +47,20 @@ from graftgan.stages.together import check_workers
 from graftgan.training import memory
 from graftgan.training.ada_controller import AdaControllerConfig
 from graftgan.training.augment import make_augment
-from graftgan.training.feed import switches
 from graftgan.training.loop import TIMELINE_IMAGES, History, Loop, total_images
 from graftgan.training.profile import Profile, profiling
 from graftgan.training.state import SAVED, StateStore
 from graftgan.training.stepper import Stepper
+from graftgan.training.switches import switches
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
-from graftgan.transfer.auto import AUTO, FALLBACK, decide
+from graftgan.transfer.auto import AUTO
 from graftgan.transfer.base import Method
-from graftgan.transfer.class_embedding import ClassTuner
-from graftgan.transfer.combinations import check_settings
+from graftgan.transfer.combinations import check_settings, check_starts
 from graftgan.transfer.direct import Task
+from graftgan.transfer.invariants import Fixed
 from graftgan.transfer.penalties import make_penalties
+from graftgan.transfer.rehearsal import rehearse
 from graftgan.world import from_first, is_first, take_from_first, world
 
 COLUMNS = (
@@ -78,6 +82,8 @@ class Arm:
         params: All parameters.
         dataset: The packed image set.
         folder: Where its model goes; made by the run.
+        why: Why `finetune.method: auto` took the method; empty where the user named it.
+        told: Sentences for its warnings that were known before it began.
     """
 
     run: str
@@ -85,6 +91,8 @@ class Arm:
     params: Params
     dataset: Path
     folder: Path
+    why: str = ""
+    told: tuple[str, ...] = ()
 
 
 def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path], ctx: Context) -> Outcome:
@@ -96,44 +104,44 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     for control in params.finetune.controls:
         if wanted[control] is not None and wanted[control] not in plan.values():
             plan[control] = wanted[control]
-    params, warnings = with_method(params, data.size("train"), plan.values(), ctx.cache)
-    check_settings(params.finetune)
+    named = params.finetune.method != AUTO
+    asked = params.finetune
+    params, why = with_method(params, data, plan.values(), ctx.cache)
+    check_settings(params.finetune, named)
+    check_starts(params.finetune, data.size("train"))
     check_workers(params, world().size)
     check_prior(params.finetune, data.size("train"))
     check_memory_classes(params.finetune, data)
     check_families(plan.values(), params, ctx.cache)
+    if why:
+        ctx.log.info("finetune: auto takes %s %s", params.finetune.method, why)
+    told = said_before(plan, asked, params.finetune, data)
+    for run, texts in told.items():
+        for text in texts:
+            ctx.log.info("finetune: %s: %s", run, text)
     arms = [
-        Arm(run, source, params, inputs["dataset"], outputs["models"] / run) for run, source in plan.items()
+        Arm(run, source, params, inputs["dataset"], outputs["models"] / run, why, told.get(run, ()))
+        for run, source in plan.items()
     ]
     if ctx.resume == "must" and not from_first(lambda: any(ctx.state.rglob(f"{SAVED}*"))):
         raise MissingInput(f"finetune: no saved state in {ctx.state}", "use --resume auto")
-    precision = precision_name(pick_dtype(params.finetune.precision, pick_device(params.runtime.device)))
-    how = switches(pick_device(params.runtime.device), precision, params.runtime.compile)
-    ctx.tracker.set_tags({f"graftgan.{name}": value for name, value in how.items()})
+    # A number format that the device has not is refused before any run starts.
+    pick_dtype(params.finetune.precision, pick_device(params.runtime.device))
     # Once, before the runs start, so that each finds the validation features in the cache.
     make_judge(data, params, ctx)
     # Runs of equal length end together when they share the cores; two waves would leave one idle.
     at_once = len(arms) if processes(params.runtime) > 1 else 1
-    reports = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
+    ended = run_all(run_arm, arms, ctx, params.runtime.threads, at_once)
+    how = {arm.run: choices for arm, (_, choices) in zip(arms, ended, strict=True)}
+    ctx.tracker.set_tags({f"graftgan.{name}": value for name, value in how["chosen"].items()})
     metrics = {}
-    for arm, report in zip(arms, reports, strict=True):
+    # Each run from a source has the same one.
+    warnings = list(dict.fromkeys(text for report, _ in ended if (text := decision(report))))
+    for arm, (report, _) in zip(arms, ended, strict=True):
         metrics[f"kid_validation_{arm.run}"] = report["best"]["kid"]
         metrics[f"images_seen_{arm.run}"] = float(report["images_seen"])
         warnings += [f"{arm.run}: {text}" for text in report["warnings"]]
-    return Outcome(metrics, tuple(warnings), spent=(ctx.state,))
-
-
-def with_method(params: Params, images: int, names: Iterable[str], cache: Path) -> tuple[Params, list[str]]:
-    """Put a method that the sources called `names` know in place of `auto`, and say why; others stay."""
-    if params.finetune.method != AUTO:
-        return params, []
-    catalogue = Catalogue(params.rank.catalogue, cache)
-    sources = catalogue.select([name for name in names if name != SCRATCH])
-    families = {catalogue.spec(source, cache).family for source in sources}
-    rule = decide(images, families) if families else FALLBACK
-    settings = params.finetune.model_copy(update={"method": rule.method})
-    why = f"finetune.method: auto took {rule.method} for {images} training images: {rule.why}"
-    return params.model_copy(update={"finetune": settings}), [why]
+    return Outcome(metrics, tuple(warnings), spent=(ctx.state,), facts={"switches": how})
 
 
 def check_families(names: Iterable[str], params: Params, cache: Path) -> None:
@@ -175,8 +183,8 @@ def train(loop: Loop, arm: Arm) -> History:
     return history
 
 
-def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
-    """Train one arm, write its folder and return the content of its `model.json`."""
+def run_arm(arm: Arm, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
+    """Train one arm and write its folder; return the content of its `model.json`, and how it was computed."""
     settings = arm.params.finetune
     if ctx.resume == "must" and not from_first(lambda: any((ctx.state / arm.run).rglob(f"{SAVED}*"))):
         # The stage has a state; it stopped before the training of this arm began.
@@ -186,55 +194,69 @@ def run_arm(arm: Arm, ctx: Context) -> dict[str, Any]:
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
+    # Before an inversion, which may take long; not among the results, for it is of this machine.
+    if chosen_method.direct is None and (text := memory.warning(gan.spec, settings.batch, device)):
+        ctx.log.warning("%s: %s", arm.run, text)
     if source is not None:
         check_memory_bases(source, arm.params, ctx.cache)
     chosen_method.even_out(gan, settings)
-    # One worker finds the latents; what the networks learnt of a class on the way are its tensors.
-    gan.prior = None
-    prior = from_first(lambda: prepare_prior(start, arm.run, data, arm.params, ctx))
-    if prior is not None:
-        take_from_first(
-            tensor for net in (gan.generator, gan.generator_ema) for tensor in net.to(device).parameters()
-        )
+    if source is not None and settings.prior != "normal":
+        # Networks that something of the recipe does not go with are refused before the inversion's hours.
+        rehearse(gan, chosen_method, settings)
+    prior = find_prior(start, arm, data, device, ctx)
     fitted = gan.spec
     chosen_method.apply(gan, settings)
-    moving, fixed = moving_parameters(gan), fixed_tensors(gan)
     # A small set's batches would overwrite the statistics that the source learnt from many images.
     gan.generator.freeze_statistics(source is not None)
+    # Of what was applied, and not of a saved state: a run that goes on is held to the same.
+    moving, fixed = moving_parameters(gan), Fixed.of(gan)
     images, labels = training_set(data, gan)
     trainer = make_stepper(arm, chosen_method, start, images, labels, prior)
     judge, warnings = make_judge(data, arm.params, ctx)
-    warnings += [*start.changes, *(prior.warnings if prior is not None else ())]
-    if isinstance(trainer, Trainer) and (text := memory.warning(gan.spec, settings.batch, device)):
-        # Not among the results, for it is of this machine.
-        ctx.log.warning("%s: %s", arm.run, text)
+    class_judge, said = make_class_judge(trainer, data, arm.params, ctx)
+    warnings += [*start.changes, *said, *(prior.warnings if prior is not None else ())]
     store = StateStore(ctx.state / arm.run, arm.params.runtime.keep_states)
     history = train(Loop(arm.run, trainer, judge, store, ctx, arm.params.runtime.save_every_s), arm)
 
     def write() -> dict[str, Any]:
-        added = chosen_method.finish(gan)
+        fixed.check(gan, history.best_tensors, f"finetune.method={chosen_method.name}")
         if history.rollbacks:
             warnings.append(
                 f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
             )
         warnings.extend(text for penalty in trainer.penalties for text in penalty.warnings())
         arm.folder.mkdir(parents=True)
-        if source is not None:
-            told = keep_adapter(history, gan, source, fitted, fixed, arm.params, ctx.cache, arm.folder)
-            warnings.extend(told)
         facts: dict[str, Any] = {
-            "added_parameters": added,
+            "added_parameters": chosen_method.finish(gan),
             "trainable_parameters": moving,
-            "adapter_bytes": adapter_bytes(arm.folder),
+            "invariant": fixed.facts(),
         }
-        if isinstance(trainer, ClassTuner):
-            facts |= class_facts(trainer, history, judge.extractor, arm.folder)
+        if source is not None:
+            home = Catalogue(arm.params.rank.catalogue, ctx.cache).folder(source, ctx.cache)
+            protocol = judge.extractor.protocol
+            trained = Trained(history, gan, source, home, fitted, fixed, moving, protocol, settings)
+            more, told = conclude(trained, arm.folder)
+            facts |= more
+            warnings.extend(told)
+        facts["adapter_bytes"] = adapter_bytes(arm.folder)
+        facts |= {} if class_judge is None else class_facts(class_judge, history, arm.folder)
         report = write_arm(arm, trainer, history, source, judge.extractor.protocol, data, warnings, facts)
         if prior is not None:
             write_inversion(prior, data, arm.folder)
         return report
 
-    return from_first(write)
+    return from_first(write), switches(trainer, arm.params.runtime.compile)
+
+
+def find_prior(start: Start, arm: Arm, data: ImageSet, device: torch.device, ctx: Context) -> Prepared | None:
+    """Find the prior of an arm in one worker; what the networks learnt of a class on the way goes to all."""
+    gan = start.gan
+    gan.prior = None
+    prior = from_first(lambda: prepare_prior(start, arm.run, data, arm.params, ctx))
+    if prior is not None:
+        networks = (gan.generator, gan.generator_ema)
+        take_from_first(tensor for net in networks for tensor in net.to(device).parameters())
+    return prior
 
 
 def profile_of(arm: Arm, trainer: Stepper) -> Profile | None:
@@ -242,13 +264,13 @@ def profile_of(arm: Arm, trainer: Stepper) -> Profile | None:
     folder = arm.params.runtime.profile
     if folder is None or not is_first():
         return None
-    settings, device = trainer.settings, trainer.device
+    settings = trainer.settings
     lazy = [settings.r1_interval] if settings.r1_gamma else [1]
     if settings.path_length_weight:
         lazy.append(settings.path_length_interval)
     steps = total_images(settings.budget, len(trainer.images), settings.batch) // settings.batch
-    facts = switches(device, precision_name(trainer.dtype), arm.params.runtime.compile)
-    return Profile(arm.run, Path(folder), device, math.lcm(*lazy), steps, facts)
+    facts = switches(trainer, arm.params.runtime.compile)
+    return Profile(arm.run, Path(folder), trainer.device, math.lcm(*lazy), steps, facts)
 
 
 def make_stepper(
@@ -343,12 +365,14 @@ def write_arm(
         "dataset": data.digest,
         "preprocessing": {"resolution": data.resolution, "channels": data.channels, "range": [-1.0, 1.0]},
         "precision": precision_name(trainer.dtype),
-        "warnings": warnings,
+        "warnings": [*arm.told, *warnings],
         **facts,
         "stored_bytes": stored_bytes(history.best_tensors),
     }
     if trainer.penalties:
         report["penalties"] = [penalty.name for penalty in trainer.penalties]
+    if arm.why and source is not None:
+        report |= {"method_asked": AUTO, "method_why": arm.why}
     write_json(arm.folder / "model.json", report)
     return report
 

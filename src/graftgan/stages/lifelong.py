@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +23,23 @@ from graftgan.contract import canonical_json, digest_text
 from graftgan.data.pairs import Part, TaskImages
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError
-from graftgan.lifelong_config import Translate, TranslationScores
+from graftgan.gans.translation import TranslatorSpec
+from graftgan.lifelong_config import Kind, Translate, TranslationScores
 from graftgan.metrics.features import Extractor, make_extractor
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import kid
 from graftgan.metrics.scores import metric_name
 from graftgan.metrics.translation import paired_scores
+from graftgan.params import flatten
+from graftgan.places import code_digest
 from graftgan.progress import Progress
 from graftgan.reporting.sheets import sheet
 from graftgan.stages.warm_starts import AUTO, Looking, NewTask, StartRanking, rank_starts
-from graftgan.training.loop import History
+from graftgan.training import memory
+from graftgan.training.loop import History, total_images
+from graftgan.training.profile import Profile, profiling
 from graftgan.training.state import StateStore
+from graftgan.training.switches import switches
 from graftgan.training.translation import TranslationTrainer, make_trainer
 from graftgan.training.translation_loop import (
     PairedJudge,
@@ -42,6 +50,7 @@ from graftgan.training.translation_loop import (
     restore_kept,
 )
 from graftgan.training.translators import make_translators, translate
+from graftgan.unfinished import Note, noted, tell, unused
 
 JUDGED_IMAGES = 256
 
@@ -73,6 +82,7 @@ class Learnt:
         scores: Scores of test images, from inputs to targets.
         warnings: Sentences for people.
         ranking: How the start was chosen; None where it was named.
+        switches: How it was computed, for the record.
     """
 
     task: Task
@@ -80,6 +90,7 @@ class Learnt:
     scores: dict[str, Estimate]
     warnings: tuple[str, ...]
     ranking: StartRanking | None = None
+    switches: Mapping[str, str] = field(default_factory=dict)
 
 
 def learn_task(
@@ -94,8 +105,8 @@ def learn_task(
 ) -> Learnt:
     """Train a task to the end, score it on test images and add it to the bank.
 
-    Called again after an interruption it goes on from the saved state, as long as bank, images and settings
-    are the same. The bank is locked meanwhile and changes only at the end.
+    Called again after an interruption it goes on from the saved state, as long as code, bank, images and
+    settings are the same. The bank is locked meanwhile and changes only at the end.
 
     Args:
         bank: Where the task is added.
@@ -108,6 +119,7 @@ def learn_task(
 
     Raises:
         Interrupted: A signal came; the state is saved.
+        MissingInput: `--resume must` was asked for, and there is no state, or one of another run.
         ConfigError: The name is taken, or settings do not fit the task.
         DataError: There are too few images.
         TryAgain: Another process writes to the bank.
@@ -123,24 +135,44 @@ def learn_task(
         if settings.init == AUTO:
             ranking = rank_inits(bank, name, images, settings, second, progress=ctx.progress)
             settings = replace(settings, init=ranking.chosen)
+        if text := memory_warning(bank.spec, images.data.kind, settings, images.data.resolution):
+            ctx.log.warning("%s: %s", name, text)
         begun = begin(bank, name, settings.init, settings.train.seed)
         begun_back = None if second is None else _begin_back(second, name, settings)
         trainer, warnings = _trainer(begun, begun_back, images, settings)
         judge, more = _judge(images, settings)
-        store = StateStore(
-            ctx.state / name / _state_key(bank, second, images, settings), settings.runtime.keep_states
-        )
+        note = state_note(bank, second, name, images, settings)
+        state = state_folder(note, name, ctx)
+        tell(name, unused(state, note), ctx.resume, ctx.log)
+        store = StateStore(state / "states", settings.runtime.keep_states)
         loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
-        history = loop.run()
+        with noted(state, note), profiling(profile_of(name, trainer, settings.runtime)):
+            history = loop.run()
         restore_kept(trainer, history.best_tensors)
         scores = score_task(
             trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
         )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
         if not keep_state:
-            store.clear()
+            shutil.rmtree(state, ignore_errors=True)
     slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
-    return Learnt(task, history, scores, (*images.warnings, *warnings, *more, *slow), ranking)
+    said = (*images.warnings, *warnings, *more, *slow)
+    return Learnt(task, history, scores, said, ranking, switches(trainer))
+
+
+def profile_of(name: str, trainer: TranslationTrainer, runtime: Runtime) -> Profile | None:
+    """Return what times the training of a task, where `runtime.profile` asks for it."""
+    if runtime.profile is None:
+        return None
+    settings = trainer.settings
+    steps = total_images(settings.budget, len(trainer.images), settings.batch) // settings.batch
+    return Profile(name, Path(runtime.profile), trainer.device, 1, steps, switches(trainer))
+
+
+def memory_warning(spec: TranslatorSpec, kind: Kind, settings: Settings, side_px: int) -> str | None:
+    """Return a sentence if a step needs more memory than is free, with the batch that would fit."""
+    need = memory.estimate_translation(spec, kind, settings.train, side_px)
+    return memory.shortage(need, "train.batch", pick_device(settings.runtime.device))
 
 
 def _way_back(name: str, images: TaskImages, back: Bank | None) -> Bank | None:
@@ -293,13 +325,20 @@ def _take_back(bank: Bank, back: Bank, name: str) -> None:
         back.remove(name)
 
 
-def _state_key(bank: Bank, back: Bank | None, images: TaskImages, settings: Settings) -> str:
-    """Return what a saved state may be gone on with: the same networks, images and recipe."""
-    told = [
-        bank.head, bank.spec.to_dict(), "" if back is None else back.head, images.digest, settings.init,
-        settings.train.model_dump(mode="json"),
-    ]  # fmt: skip
-    return digest_text(canonical_json(told))[:16]
+def state_note(bank: Bank, back: Bank | None, name: str, images: TaskImages, settings: Settings) -> Note:
+    """Return what a saved state may be gone on with: the same code, networks, images, recipe and scores."""
+    config: dict[str, Any] = {"init": settings.init, "generator": bank.spec.to_dict()}
+    for section, values in (("train", settings.train), ("scores", settings.scores)):
+        config |= flatten(values.model_dump(mode="json"), f"{section}.")
+    inputs = {"bank": bank.head, "images": images.digest}
+    if back is not None:
+        inputs["back"] = back.head
+    return Note(f"{bank.folder.resolve()}: {name}", config, code_digest(), inputs)
+
+
+def state_folder(note: Note, name: str, ctx: Context) -> Path:
+    """Return where the state that a note is of lies; the bank's own place is no part of it."""
+    return ctx.state / f"{name}-{digest_text(canonical_json([note.config, note.code, note.inputs]))[:16]}"
 
 
 def _finish(

@@ -68,7 +68,7 @@ def run(
     drop_locks(folder)
     found = {name: estimate.value for name, estimate in sorted(learnt.scores.items())}
     counted = {"added_values": float(cost.added), "bank_ratio": cost.cumulative_ratio}
-    return Outcome(found | counted, warnings, (ctx.state,))
+    return Outcome(found | counted, warnings, (ctx.state,), facts={"switches": dict(learnt.switches)})
 
 
 def learn_alone(
@@ -86,4 +86,7 @@ def learn_alone(
         for name in (BANK, BACK)
     )
     around = replace(ctx, state=place / "states")
-    return learn_task(bank, item, images, replace(settings, init="random"), around, back, keep_state=True)
+    # The profile of the task itself has the same name.
+    runtime = settings.runtime.model_copy(update={"profile": None})
+    alone = replace(settings, init="random", runtime=runtime)
+    return learn_task(bank, item, images, alone, around, back, keep_state=True)

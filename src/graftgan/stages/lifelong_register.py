@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graftgan.bank.manifest import Task
-from graftgan.bank.package import CARD, BankPackage, load_bank_package, write_bank_package
+from graftgan.bank.package import BankPackage, load_bank_package, write_bank_package
 from graftgan.bank.store import Bank
 from graftgan.context import Context, Registered, Registry
 from graftgan.contract import Outcome, canonical_json, digest_path, digest_text, read_json, size_bytes
@@ -43,7 +43,6 @@ def run(
     package = outputs["package"]
     facts = pack(inputs, params, package)
     new = load_bank_package(package)
-    ctx.tracker.log_artifact(package / CARD)
     name, mode = params.registry.name, params.registry.gate
     candidate = Candidate(name, mode, package, digest_path(package), tags(facts))
     decision = settle(candidate, lambda registry: judge(registry, name, mode, new, ctx), ctx)

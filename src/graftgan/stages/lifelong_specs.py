@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from graftgan.stages.specs import Port, StageSpec
+from graftgan.stages.specs import READABLE, Port, StageSpec
 
 GROUP = "lifelong"
 BANK, BACK, TASKS = "bank", "bank-back", "tasks"
@@ -19,7 +19,7 @@ SCORES = Port("scores", "artifact", "scores of every task after each addition", 
 VERIFIED = (
     Port("bank", "model", "the task bank"),
     Port("back", "model", "the bank of unpaired tasks' ways back"),
-    Port("tasks", "artifact", "scores, costs, curves and example pictures of each task"),
+    Port("tasks", "artifact", "scores, costs, curves and example pictures of each task", tracked=READABLE),
     SCORES,
     Port("proof", "artifact", "what shows that no task has changed", folder=False),
 )
@@ -104,7 +104,9 @@ def _closing(learn: str, evaluate: str) -> tuple[StageSpec, ...]:
         name="register",
         help="Register the bank as a model; it becomes champion if it has every task of the present one.",
         inputs=found,
-        outputs=(Port("package", "model", "the registered model: bank, card and examples"),),
+        outputs=(
+            Port("package", "model", "the registered model: bank, card and examples", tracked=READABLE),
+        ),
         params=("tasks", "registry"),
         module="lifelong_register",
         group=GROUP,

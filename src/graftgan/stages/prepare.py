@@ -78,9 +78,10 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
         read = {"dataset": {IMAGES_FILE: digest_file(folder / IMAGES_FILE)}}
         checked = finish()
     _refuse_failed(checked, data, docs, ctx)
-    write_manifest(folder, manifest, facts | {"expectations": validation.to_facts(checked)})
     warnings = _warnings(source, collected, duplicates, split, data)
-    return replace(_report(path, facts, collected, duplicates, warnings, ctx), digests=read)
+    told = {"expectations": validation.to_facts(checked), "warnings": list(warnings)}
+    write_manifest(folder, manifest, facts | told)
+    return replace(_report(facts, collected, warnings, ctx), digests=read)
 
 
 def _pack(source: Source, data: Data, target: Path, workers: int, ctx: Context) -> _Collected:
@@ -243,12 +244,7 @@ def _warnings(
 
 
 def _report(
-    path: Path,
-    facts: Mapping[str, Any],
-    collected: _Collected,
-    duplicates: Duplicates,
-    warnings: tuple[str, ...],
-    ctx: Context,
+    facts: Mapping[str, Any], collected: _Collected, warnings: tuple[str, ...], ctx: Context
 ) -> Outcome:
     metrics = {
         "images": facts["images"],
@@ -263,6 +259,5 @@ def _report(
         "channels": facts["channels"],
     }
     metrics = {name: float(value) for name, value in metrics.items()}
-    ctx.tracker.log_dataset(path.stem, str(facts["digest"]), path.name, "training")
     ctx.tracker.log_metrics(metrics)
     return Outcome(metrics, warnings)

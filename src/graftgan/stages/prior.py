@@ -33,7 +33,6 @@ from graftgan.transfer.mixture import Fit, check_installed, component_count, fit
 REPORT, PAIRS = "inversion.json", "inversion.png"
 INVERSION = "inversion"
 SHOWN = 32
-MANY_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,6 @@ def prepare_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: C
     count = component_count(settings.mixture.components, len(images))
     fit = fit_mixture(inverted.latents, count, settings.seed)
     ctx.log.info("%s: mixture of %s; inversion gain %.2f", run, fit.how, inverted.gain)
-    if settings.prior == "gmm_to_normal" and len(images) < MANY_IMAGES:
-        ctx.log.info("%s: the paper leaves the mixture where it is for %d images", run, len(images))
     worst = inverted.worst_first()[:SHOWN]
     pairs = np.stack([images[worst], redraw(gan.generator, inverted, labels, worst)], axis=1)
     moving = MovingPrior(fit.mixture, schedule_of(settings), settings.mixture.reach)
@@ -157,6 +154,25 @@ def write_inversion(prepared: Prepared, data: ImageSet, folder: Path) -> None:
     save_png(sheet(prepared.pairs, 8, cell_px=64), folder / PAIRS)
 
 
+def inversion_file(start: Start, data: ImageSet, params: Params, cache: Path) -> Path:
+    """Return where the latents of the training images are kept, by all that decides them.
+
+    Args:
+        start: A source's networks, before a method is applied.
+        data: The image set.
+        params: All parameters.
+        cache: The cache folder.
+    """
+    settings = params.finetune
+    assert start.source is not None
+    what = {
+        "source": start.source.sha256, "spec": start.gan.spec.to_dict(), "dataset": data.digest,
+        "images": data.size("train"), "inversion": settings.inversion.model_dump(), "seed": settings.seed,
+        "changes": list(start.changes), "class": settings.target_class.model_dump(),
+    }  # fmt: skip
+    return cache / "inversions" / f"{digest_text(canonical_json(what))}.safetensors"
+
+
 def _class_tensors(gan: Gan, settings: Finetune) -> tuple[tuple[str, ...], list[str]]:
     if not settings.inversion.learn_class:
         return (), []
@@ -172,17 +188,10 @@ def _inverted(
 ) -> Inverted:  # fmt: skip
     """Return the inversion, made once for the same source, images and settings."""
     settings = params.finetune
-    assert start.source is not None
-    what = {
-        "source": start.source.sha256, "spec": start.gan.spec.to_dict(), "dataset": data.digest,
-        "images": len(images), "inversion": settings.inversion.model_dump(), "seed": settings.seed,
-        "changes": list(start.changes), "class": settings.target_class.model_dump(),
-    }  # fmt: skip
-    key = digest_text(canonical_json(what))
-    file = ctx.cache / "inversions" / f"{key}.safetensors"
+    file = inversion_file(start, data, params, ctx.cache)
     if file.is_file():
         return Inverted.of_tensors(read_tensors(file))
-    store = StateStore(ctx.state / INVERSION / key[:16], params.runtime.keep_states)
+    store = StateStore(ctx.state / INVERSION / file.stem[:16], params.runtime.keep_states)
     saving = Saving(title, store, ctx.stop, params.runtime.save_every_s, ctx.resume, ctx.log)
     task = ctx.progress.task(title, settings.inversion.epochs * len(images))
     try:

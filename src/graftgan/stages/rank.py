@@ -21,11 +21,9 @@ from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError
 from graftgan.gans.base import Generator, build, parameter_count, sample
 from graftgan.metrics.features import Extractor
-from graftgan.metrics.frechet import frechet_estimate
 from graftgan.metrics.intervals import Estimate
-from graftgan.metrics.kid import kid
-from graftgan.metrics.manifold import manifold_scores
 from graftgan.metrics.precision_recall import covered
+from graftgan.metrics.reals import Reals
 from graftgan.parallel import run_spread
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.choosing import Row, choose, order_rows
@@ -83,6 +81,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     target = cached_together(key, partial(share_of, images), extractor, ctx, "target features")
     candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
     measured = run_spread(measure, candidates, ctx, params.runtime, folder)
+    _Kept.key = _Kept.target = None
     if not is_first():
         return Outcome({}, ())
     rows = order_rows(measured, len(images), params.rank.selector)
@@ -159,21 +158,12 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     images = sample(generator, SHEET_IMAGES, rank.seed)
     save_png(sheet(images, SHEET_COLUMNS, cell_px=64), candidate.sheets / f"{name}.png")
     extractor = open_extractor(rank.extractor, candidate.params)
-    target = cached(
-        candidate.target, lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
-    )
+    target = target_of(candidate, extractor, ctx)
     features = source_features(candidate, content, generator, extractor, ctx)
-    manifold = manifold_scores(
-        features,
-        target,
-        k_precision_recall=rank.neighbours,
-        k_density_coverage=min(5, len(target) - 1),
-        memory_mib=candidate.params.runtime.memory_mib,
-    )
     estimates = {
-        **vars(manifold),
-        "kid": kid(features, target),
-        "fd": frechet_estimate(features, target),
+        **vars(target.manifold(features, rank.neighbours, min(5, len(target) - 1))),
+        "kid": target.kid(target.sums(features)),
+        "fd": target.frechet(features),
     }
     return {
         "name": name,
@@ -189,6 +179,25 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
         "sheet": f"sheets/{name}.png",
         **{metric: interval(estimate) for metric, estimate in estimates.items()},
     }
+
+
+class _Kept:
+    """The target of the candidate that this process measured last."""
+
+    key: tuple[str, str, float] | None = None
+    target: Reals | None = None
+
+
+def target_of(candidate: Candidate, extractor: Extractor, ctx: Context) -> Reals:
+    """Return the features of the target and what is known of them, of which each process makes one."""
+    memory_mib = candidate.params.runtime.memory_mib
+    key = (candidate.target, extractor.protocol, memory_mib)
+    if _Kept.target is None or _Kept.key != key:
+        features = cached(
+            key[0], lambda: target_images(ImageSet.open(candidate.dataset)), extractor, ctx, "target"
+        )
+        _Kept.key, _Kept.target = key, Reals(features, memory_mib)
+    return _Kept.target
 
 
 def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:

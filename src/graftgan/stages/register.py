@@ -14,11 +14,11 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import CheckpointError, MissingInput, TryAgain
 from graftgan.identity import git_revision
-from graftgan.journal import ALIAS_TAG, CHALLENGER, CHAMPION, RegistrationQueue
+from graftgan.journal import CHALLENGER, CHAMPION, RegistrationQueue
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.intervals import Estimate
 from graftgan.metrics.kid import paired_kid_difference
-from graftgan.packages import CARD, FACTS, Package, load_package, write_package
+from graftgan.packages import FACTS, Package, load_package, write_package
 from graftgan.places import code_digest
 from graftgan.reporting.card import model_card
 from graftgan.stages.features import Features, cached, extract, open_extractor
@@ -105,7 +105,6 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     facts = pack(inputs, params, package)
     load_package(package)
     key = digest_path(package)
-    ctx.tracker.log_artifact(package / CARD)
     name, mode = params.registry.name, params.registry.gate.mode
     decision = settle(
         Candidate(name, mode, package, key, version_tags(facts)),
@@ -207,9 +206,9 @@ def settle(candidate: Candidate, judged: Callable[[Registry], Verdict], ctx: Con
 def _decide(registry: Registry, candidate: Candidate, judged: Callable[[Registry], Verdict]) -> Decision:
     name, mode, key = candidate.name, candidate.mode, candidate.key
     known = registry.find(name, key)
-    if known is not None and ALIAS_TAG in known.tags:
+    if known is not None and (alias := registry.settled(known)) is not None:
         reason = f"the same package was registered before as version {known.version}"
-        return Decision(known.tags[ALIAS_TAG], reason, False, mode, key, known.version)
+        return Decision(alias, reason, False, mode, key, known.version)
     verdict = judged(registry)
     version = known or registry.publish(name, candidate.package, key, candidate.tags)
     if mode != "dry-run":

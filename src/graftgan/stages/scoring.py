@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graftgan.config import Params
-from graftgan.metrics.copying import FAR, HONEST, CopyReport, copy_report
-from graftgan.metrics.kid import paired_kid_difference
-from graftgan.metrics.scores import ScoreSettings, evaluate_features, metric_name
+from graftgan.metrics.copying import FAR, HONEST, CopyReport, CopySearch, CopyTest
+from graftgan.metrics.kid import KernelSums, difference_of_sums
+from graftgan.metrics.reals import Reals
+from graftgan.metrics.scores import ScoreSettings, metric_name, scores_against
 from graftgan.stages.features import Features
 
 PAIRS = 8
@@ -21,35 +22,79 @@ def pick(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: mapping[name] for name in names}
 
 
-def score(
-    name: str, features: Mapping[str, Features], reference: str, protocol: str, params: Params
-) -> dict[str, Any]:
-    """Return all scores of one run."""
-    settings = ScoreSettings(
-        k_precision_recall=params.evaluate.recall_neighbours,
-        k_density_coverage=params.evaluate.neighbours,
-        confidence=params.evaluate.confidence,
-        memory_mib=params.runtime.memory_mib,
-    )
-    held_out = reference == "test"
-    train = features["train"] if held_out else None
-    scores = evaluate_features(
-        features[name], features[reference], train, protocol,
-        train_mirrored=features.get("mirrored") if held_out else None, settings=settings,
-    )  # fmt: skip
-    report = copies(name, features, reference, params)
-    return {"scores": [s.to_dict() for s in scores], "copy": copy_summary(report, held_out)}
+class Scoring:
+    """Scores of runs against the same reals and training images, each search and sum done once.
 
+    Args:
+        features: Features of the splits and of the runs, by name.
+        reference: Split that runs are measured against.
+        protocol: Id of the extractor.
+        params: All parameters.
+    """
 
-def copies(name: str, features: Mapping[str, Features], reference: str, params: Params) -> CopyReport:
-    """Return the copy test of one run."""
-    held_out = features["test"] if reference == "test" else None
-    train, mirrored = features["train"], features.get("mirrored")
-    if mirrored is not None:
-        # As a reference, the training images may be fewer.
-        mirrored = mirrored[: len(train)]
-    memory_mib = params.runtime.memory_mib
-    return copy_report(features[name], train, held_out, mirrored=mirrored, pairs=PAIRS, memory_mib=memory_mib)
+    def __init__(
+        self, features: Mapping[str, Features], reference: str, protocol: str, params: Params
+    ) -> None:
+        self.features, self.reference, self.protocol = features, reference, protocol
+        memory_mib, asked = params.runtime.memory_mib, params.evaluate
+        self.settings = ScoreSettings(
+            k_precision_recall=asked.recall_neighbours,
+            k_density_coverage=asked.neighbours,
+            confidence=asked.confidence,
+            memory_mib=memory_mib,
+        )
+        self.held_out = reference == "test"
+        self.reals = Reals(features[reference], memory_mib)
+        train, mirrored = features["train"], features.get("mirrored")
+        if mirrored is not None:
+            # As a reference, the training images may be fewer.
+            mirrored = mirrored[: len(train)]
+        held_out = features["test"] if self.held_out else None
+        self.copy_test = CopyTest(train, held_out, mirrored=mirrored, memory_mib=memory_mib)
+        self._found: dict[str, CopySearch] = {}
+        self._sums: dict[str, KernelSums] = {}
+
+    def score(self, name: str) -> dict[str, Any]:
+        """Return all scores of one run."""
+        scores = scores_against(
+            self.features[name], self.reals, self.sums(name), self.found(name) if self.held_out else None,
+            self.protocol, self.settings,
+        )  # fmt: skip
+        return {
+            "scores": [s.to_dict() for s in scores],
+            "copy": copy_summary(self.copies(name), self.held_out),
+        }
+
+    def copies(self, name: str) -> CopyReport:
+        """Return the copy test of one run."""
+        return self.found(name).report(pairs=PAIRS)
+
+    def found(self, name: str) -> CopySearch:
+        """Return the training images nearest to a run's samples."""
+        if name not in self._found:
+            self._found[name] = self.copy_test.find(self.features[name])
+        return self._found[name]
+
+    def sums(self, name: str) -> KernelSums:
+        """Return what KID is made of, for one run."""
+        if name not in self._sums:
+            self._sums[name] = self.reals.sums(self.features[name])
+        return self._sums[name]
+
+    def paired(self, runs: Sequence[str]) -> list[dict[str, Any]]:
+        """Compare the chosen run's KID with every other run's, latent by latent."""
+        rows = []
+        for other in runs[1:]:
+            difference = difference_of_sums(
+                self.sums("chosen"), self.sums(other), confidence=self.settings.confidence
+            )
+            better = "chosen" if difference.high < 0 else other if difference.low > 0 else "undecided"
+            rows.append({
+                "a": "chosen", "b": other, "metric": metric_name("kid", self.protocol),
+                "difference": difference.value, "low": difference.low, "high": difference.high,
+                "better": better,
+            })  # fmt: skip
+        return rows
 
 
 def copy_summary(report: CopyReport, held_out: bool) -> dict[str, Any]:
@@ -69,23 +114,6 @@ def copy_summary(report: CopyReport, held_out: bool) -> dict[str, Any]:
 def floors(scores: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Return the real-versus-real floor of each score."""
     return {score["name"]: score["floor"] for score in scores}
-
-
-def paired(
-    features: Mapping[str, Features], runs: Sequence[str], reference: str, protocol: str, params: Params
-) -> list[dict[str, Any]]:
-    """Compare the chosen run's KID with every other run's, latent by latent."""
-    rows = []
-    for other in runs[1:]:
-        difference = paired_kid_difference(
-            features["chosen"], features[other], features[reference], confidence=params.evaluate.confidence
-        )
-        better = "chosen" if difference.high < 0 else other if difference.low > 0 else "undecided"
-        rows.append({
-            "a": "chosen", "b": other, "metric": metric_name("kid", protocol), "difference": difference.value,
-            "low": difference.low, "high": difference.high, "better": better,
-        })  # fmt: skip
-    return rows
 
 
 def verdict(record: Mapping[str, Any], report: Mapping[str, Any]) -> str:

@@ -11,6 +11,8 @@ from typing import Literal
 
 PortKind = Literal["dataset", "model", "metrics", "html", "markdown", "artifact"]
 SUFFIXES: dict[PortKind, str] = {"html": ".html", "markdown": ".md"}
+# Tables, texts and pictures; whatever holds weights, images or features has another suffix.
+READABLE = tuple(f"**/*.{suffix}" for suffix in ("json", "csv", "md", "html", "png", "gif"))
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Port:
         help: One line for help texts.
         folder: Whether the path is a folder.
         volatile: True if its bytes may differ between equal runs; it has no digest and no stage may read it.
+        tracked: Patterns of the files of a folder that the tracker gets; what is one file it gets always.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Port:
     help: str
     folder: bool = True
     volatile: bool = False
+    tracked: tuple[str, ...] = ()
 
     @property
     def file_name(self) -> str:
@@ -55,6 +59,8 @@ class StageSpec:
         module: Module below `graftgan.stages` that does the work, where it is not called as the stage.
         item: What the stage does it for, such as one task of a list; `run` is given it.
         group: Group of commands that the sub-command is in.
+        context: What the stage uses the image set for: training, test or reporting; where it is empty, the
+            image set is no input of the stage's run in MLflow.
     """
 
     name: str
@@ -70,6 +76,7 @@ class StageSpec:
     module: str = ""
     item: str = ""
     group: str = ""
+    context: str = ""
 
     @property
     def entry(self) -> str:
@@ -104,40 +111,64 @@ STAGES: tuple[StageSpec, ...] = (
         name="prepare",
         help="Read, check, split and pack the image set.",
         outputs=(
-            Port("dataset", "dataset", "packed images, manifest and facts of the image set"),
-            Port("data_docs", "artifact", "Great Expectations Data Docs", volatile=True),
+            Port(
+                "dataset",
+                "dataset",
+                "packed images, manifest and facts of the image set",
+                tracked=("dataset.json",),
+            ),
+            Port(
+                "data_docs",
+                "artifact",
+                "Great Expectations Data Docs",
+                volatile=True,
+                tracked=("**/*.html", "**/*.css"),
+            ),
         ),
         params=("data",),
         external=("data.path",),
+        context="training",
     ),
     StageSpec(
         name="rank",
         help="Rank the source checkpoints by how well they cover the image set, and choose one.",
         inputs={"dataset": "prepare.dataset"},
-        outputs=(Port("ranking", "artifact", "table of sources, the choice and contact sheets"),),
+        outputs=(
+            Port("ranking", "artifact", "table of sources, the choice and contact sheets", tracked=READABLE),
+        ),
         params=("rank", "finetune.scratch"),
         external=("rank.catalogue",),
         warm={"features": "rank-source.features"},
         pictures=("ranking/target.png", "ranking/sheets/*.png"),
+        context="training",
     ),
     StageSpec(
         name="finetune",
         help="Adapt the chosen source to the image set, beside its control runs.",
         inputs={"dataset": "prepare.dataset", "ranking": "rank.ranking"},
-        outputs=(Port("models", "model", "one adapted model per run, with curves and samples"),),
+        outputs=(
+            Port("models", "model", "one adapted model per run, with curves and samples", tracked=READABLE),
+        ),
         params=("finetune",),
         external=("rank.catalogue",),
         pictures=("models/*/samples.png", "models/*/timeline.png"),
+        context="training",
     ),
     StageSpec(
         name="evaluate",
         help="Score the adapted models on the held-out test images.",
         inputs={"dataset": "prepare.dataset", "models": "finetune.models"},
         outputs=(
-            Port("scores", "artifact", "scores with intervals and floors, sample sheets, nearest pairs"),
+            Port(
+                "scores",
+                "artifact",
+                "scores with intervals and floors, sample sheets, nearest pairs",
+                tracked=READABLE,
+            ),
         ),
         params=("evaluate",),
         pictures=("scores/real.png", "scores/samples/*.png", "scores/pairs/*.png"),
+        context="test",
     ),
     StageSpec(
         name="report",
@@ -153,6 +184,7 @@ STAGES: tuple[StageSpec, ...] = (
             Port("verdict", "markdown", "the verdict and the scores as Markdown", folder=False),
         ),
         params=("data", "rank", "finetune", "evaluate", "report"),
+        context="reporting",
     ),
     StageSpec(
         name="register",
@@ -163,8 +195,11 @@ STAGES: tuple[StageSpec, ...] = (
             "scores": "evaluate.scores",
             "report": "report.report",
         },
-        outputs=(Port("package", "model", "the registered model: weights, card and signature"),),
+        outputs=(
+            Port("package", "model", "the registered model: weights, card and signature", tracked=READABLE),
+        ),
         params=("registry", "evaluate"),
+        context="test",
     ),
 )
 
@@ -189,8 +224,10 @@ CLUSTER_STAGES: tuple[StageSpec, ...] = (
         },
         outputs=(
             Port("best_models", "model", "the models of the best method and seed, as finetune wrote them"),
-            Port("best_scores", "artifact", "their scores, as evaluate wrote them"),
-            Port("table", "artifact", "the comparison as JSON and CSV, and the winner's name"),
+            Port("best_scores", "artifact", "their scores, as evaluate wrote them", tracked=READABLE),
+            Port(
+                "table", "artifact", "the comparison as JSON and CSV, and the winner's name", tracked=READABLE
+            ),
             Port("comparison", "html", "the comparison as a page with sample sheets", folder=False),
             Port("verdict", "markdown", "the comparison as Markdown", folder=False),
         ),
