@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting.test_browser import WIDTHS, browser, visit  # noqa: F401
+from reporting.browsing import WIDTHS, browser, visit  # noqa: F401
 
 from graftgan.reporting.drawn import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from graftgan.reporting.linechart import Chart, Trace, drawing

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import sem, spearmanr
+from scipy.stats import t as student
 
 from graftgan.stages.choosing import SELECTORS
 from graftgan.study.selectors import Draw, Outcome, judge, scorecard
@@ -53,6 +55,30 @@ def test_within_five_percent_is_a_hit_and_so_is_within_the_interval_of_the_best(
     assert not judge(drawn(near | {"b": 0.2101}, ROWS), "kid").hit
     assert judge(drawn(OUTCOMES, ROWS, margin=0.05), "kid").hit
     assert not judge(drawn(OUTCOMES, ROWS, margin=0.049), "kid").hit
+
+
+def test_both_ways_to_hit_are_told_apart_and_counted_apart() -> None:
+    near = judge(drawn({"a": 0.2, "b": 0.2099, "c": 0.4}, ROWS), "kid")
+    assert (near.within_5_percent, near.within_interval) == (True, False)
+    inside = judge(drawn(OUTCOMES, ROWS, margin=0.05), "kid")
+    assert (inside.within_5_percent, inside.within_interval) == (False, True)
+    draws = [drawn({"a": 0.2, "b": 0.2099, "c": 0.4}, ROWS), drawn(OUTCOMES, ROWS, 0.05, "t 1")]
+    kid = {score.selector: score for score in scorecard(draws)[0]}["kid"]
+    assert (kid.hits, kid.within_5_percent, kid.within_interval) == (2, 1, 1)
+
+
+def test_seeds_have_a_students_interval_and_one_run_its_own() -> None:
+    own = Outcome(0.3, 0.1, 0.4)
+    assert Outcome.of_runs([own]) == own
+    values = (0.2, 0.3, 0.25, 0.5)
+    found = Outcome.of_runs([Outcome(value, 0.0, 9.0) for value in values])
+    ends = student.interval(0.95, 3, loc=np.mean(values), scale=sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), *ends))
+
+
+def test_a_worse_seed_of_the_best_does_not_widen_it_to_its_own_kid() -> None:
+    alike = [Outcome(value, value, value) for value in (0.2, 0.2, 0.2, 0.2, 0.26)]
+    assert Outcome.of_runs(alike).high < 0.26
 
 
 def test_a_measure_that_is_equal_for_all_is_blind_and_the_rules_for_ties_choose() -> None:

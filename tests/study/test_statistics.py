@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from graftgan.study.statistics import pearson, ranks, spearman
+from graftgan.study.statistics import pearson, ranks, spearman, student_interval
 
 
 @pytest.mark.parametrize("n", [3, 10, 101])
@@ -46,3 +46,15 @@ def test_ranks_and_spearman_are_those_of_scipy_with_ties(seed: int) -> None:
 def test_a_monotone_map_changes_no_rank_correlation() -> None:
     x = list(np.random.default_rng(0).normal(size=9))
     assert spearman(x, list(np.exp(x))) == pytest.approx(1) and spearman(x, [1.0] * 9) is None
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_interval_of_a_mean_is_that_of_the_t_test(confidence: float) -> None:
+    values = [0.2, 0.35, 0.3]
+    ends = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    assert student_interval(values, confidence) == pytest.approx((np.mean(values), *ends))
+
+
+def test_one_value_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="two or more values, not 1"):
+        student_interval([0.2])

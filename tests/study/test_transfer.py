@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,28 @@ from training.nets import copies, equal
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.cli import cli
 from graftgan.config import Params
-from graftgan.context import StopSignal
+from graftgan.context import Context, StopSignal
 from graftgan.contract import digest_file, read_json
-from graftgan.errors import ConfigError
+from graftgan.errors import ConfigError, MissingInput
 from graftgan.gans.base import build
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.params import load
+from graftgan.stages.choosing import SELECTORS
 from graftgan.study import commands, transfer, transfer_page
+from graftgan.study.selectors import scorecard
 from graftgan.study.transfer import Plan, Study, check, curves, displacement, run, take, typical_distance
-from graftgan.study.transfer_findings import averaged, best_kid, draws, frame, images_to, times
+from graftgan.study.transfer_findings import (
+    ABOUT,
+    averaged,
+    best_kid,
+    draws,
+    frame,
+    images_to,
+    not_judged,
+    times,
+)
+from graftgan.unfinished import noted
 
 ARMS = ("both", "g_only", "d_only", "scratch")
 # 6 steps, looks at 16, 32 and 48 images.
@@ -126,8 +138,9 @@ def test_what_would_compare_unlike_things_is_refused(
 ) -> None:
     changes = {
         "finetune.method=freeze_d": "finetune.method",
-        "finetune.penalties=[l2_sp]": "penalties",
-        "finetune.prior=gmm": "finetune.prior",
+        "finetune.penalties=[l2_sp]": r"finetune\.penalties=\[l2_sp\] with --arms g_only, d_only, scratch",
+        "finetune.prior=gmm": r"finetune\.prior=gmm with --arms g_only, d_only, scratch",
+        "finetune.prior=gmm_to_normal": r"finetune\.prior=gmm_to_normal .* --arms",
         "finetune={r1_on_fakes: true, r1_gamma: 0}": "finetune.r1_on_fakes",
     }
     for change, word in changes.items():
@@ -135,7 +148,30 @@ def test_what_would_compare_unlike_things_is_refused(
             check(plan(shop, tmp_path, params=load(None, [*shop[2], change])))
     with pytest.raises(ConfigError, match="same name"):
         check(plan(shop, tmp_path, targets=("a/x.zip", "b/x.parquet")))
+    alone = {"arms": ("both",)}
+    with pytest.raises(ConfigError, match=r"finetune\.prior=gmm_to_normal .* --arms"):
+        moving = load(None, [*shop[2], "finetune.prior=gmm_to_normal"])
+        check(plan(shop, tmp_path, params=moving, **alone))
+    for change in ("finetune.penalties=[l2_sp]", "finetune.prior=gmm"):
+        check(plan(shop, tmp_path, params=load(None, [*shop[2], change]), **alone))
     assert not list(tmp_path.iterdir())
+
+
+def test_from_both_networks_alone_terms_and_a_mixture_are_in_the_run(
+    done: Study, shop: tuple[Path, Params, list[str]], tmp_path: Path
+) -> None:
+    words = ["finetune.penalties=[l2_sp]", "finetune.l2_sp_weight=1000", "finetune.inversion.epochs=2"]
+    plain = next(r for r in done.records if r["arm"] == "both")
+    held = load(None, [*shop[2], *words[:2]])
+    mixed = load(None, [*shop[2], *words, "finetune.prior=gmm"])
+    found = [
+        run(plan(shop, tmp_path / name, params=params, arms=("both",)), StopSignal()).records[0]["curve"]
+        for name, params in (("held", held), ("mixed", mixed))
+    ]
+    starts = [curve[0]["kid"] for curve in (plain["curve"], *found)]
+    ends = [curve[-1]["kid"] for curve in (plain["curve"], *found)]
+    assert starts[0] == starts[1] != starts[2], "the mixture is there from the first look on"
+    assert len(set(ends)) == 3
 
 
 # Measures
@@ -236,6 +272,50 @@ def test_a_stopped_study_goes_on_and_ends_the_same(
     assert run(again, StopSignal()).records == done.records
 
 
+def runs(shop: tuple[Path, Params, list[str]], done: Study, *more: str) -> list[transfer.Run]:
+    """The runs of the study that was done, with other parameters."""
+    (target,) = done.plan.targets
+    other = replace(done.plan, params=load(None, [*shop[2], *more]))
+    return transfer.runs_of(other, target, transfer.settings_of(other, target))
+
+
+def test_what_decides_a_result_is_in_the_name_of_its_record(
+    done: Study, shop: tuple[Path, Params, list[str]]
+) -> None:
+    mine = {run.file for run in runs(shop, done)}
+    assert mine <= set(done.plan.out.glob("*/units/*.json")) and len(mine) == 4
+    for change in ("evaluate.neighbours=7", "evaluate.recall_neighbours=7", "finetune.batch=4"):
+        assert not mine & {run.file for run in runs(shop, done, change)}, change
+    for change in ("evaluate.samples=20", "runtime.threads=2"):
+        assert mine == {run.file for run in runs(shop, done, change)}, change
+
+
+def test_a_state_of_other_code_is_not_used_and_told_of(
+    done: Study,
+    shop: tuple[Path, Params, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ctx = Context(tmp_path / "states", tmp_path / "cache", resume="auto")
+    one, again = runs(shop, done)[1], runs(shop, done)[1]
+    with pytest.raises(KeyboardInterrupt), noted(one.state(ctx), one.note):
+        (one.state(ctx) / "states").mkdir(parents=True)
+        raise KeyboardInterrupt
+    assert again.state(ctx) == one.state(ctx)
+    monkeypatch.setattr(transfer, "code_digest", lambda: "other")
+    monkeypatch.setattr(transfer.Run, "_curves", lambda self, ctx, folder: {"from": str(folder)})
+    other = runs(shop, done)[1]
+    assert other.file == one.file and other.state(ctx) != one.state(ctx)
+    logging.getLogger("graftgan").addHandler(caplog.handler)
+    assert other.work(ctx) == {"from": str(other.state(ctx))}
+    logging.getLogger("graftgan").removeHandler(caplog.handler)
+    assert "pictures, near-both-0 starts from the beginning" in caplog.text
+    assert "the code of the package has changed" in caplog.text
+    with pytest.raises(MissingInput, match="the code of the package has changed"):
+        other.work(replace(ctx, resume="must"))
+
+
 # Findings
 
 
@@ -246,7 +326,7 @@ def record(arm: str, kids: list[float], source: str = "near", seed: int = 0) -> 
         for i, v in enumerate(kids)
     ]  # fmt: skip
     return {"target": "t", "source": source, "arm": arm, "seed": seed, "protocol": "p", "real_distance": 2.0,
-            "curve": looks}  # fmt: skip
+            "rollbacks": 0, "curve": looks}  # fmt: skip
 
 
 def test_times_to_the_own_best_and_to_that_of_scratch() -> None:
@@ -296,11 +376,108 @@ def test_the_verdict_names_every_target_and_what_is_as_good(done: Study) -> None
     )
 
 
+def kids(study: Study, by_arm: dict[str, float]) -> Study:
+    """The study, had its looks after the start had the KIDs of `by_arm`."""
+    records = [
+        {**r, "curve": [r["curve"][0], *(look | {"kid": by_arm[r["arm"]]} for look in r["curve"][1:])]}
+        for r in study.records
+    ]
+    return replace(study, records=records)
+
+
+def test_a_target_without_a_positive_best_is_named_and_not_judged(done: Study) -> None:
+    study = kids(done, {"both": -0.01, "g_only": 1.0, "d_only": 1.0, "scratch": 1.0})
+    assert draws(study) == []
+    why = not_judged(study)["pictures"]
+    assert "the lowest KID, -0.010 of near, is not above 0" in why and not_judged(done) == {}
+    assert f"pictures is not judged: {why}." in str(transfer_page.make_page(study))
+    table = frame(study)
+    assert table.attrs["not_judged"] == [{"target": "pictures", "why": why}]
+    assert table.attrs["scorecard"] == [] and len(table.attrs["outcomes"]) == 2
+
+
+def test_a_single_candidate_is_no_choice(done: Study) -> None:
+    study = replace(done, records=[r for r in done.records if r["arm"] != "scratch"])
+    assert "needs two candidates" in not_judged(study)["pictures"]
+    assert frame(study)["images_to_scratch"].isna().all()
+
+
+def from_parquet(path: Path, plan: Plan) -> Study:
+    """What was found, from the Parquet file alone."""
+    table = pd.read_parquet(path)
+    records = []
+    for _, looks in table.groupby(["target", "source", "arm", "seed"], sort=False):
+        first = looks.iloc[0]
+        about = {name: first[name] for name in (*ABOUT, "code")}
+        curve = looks.drop(columns=[*about, "images_to_scratch"]).to_dict("records")
+        records.append({**about, "curve": [{k: v for k, v in look.items() if v == v} for look in curve]})
+    rankings: dict[str, Any] = {}
+    for row in table.attrs["ranking"]:
+        ranking = rankings.setdefault(row["target"], {"n_target": row["n_target"], "rows": []})
+        cells = {n: {"value": row[n], **{e: row[f"{n}_{e}"] for e in ("low", "high")}} for n in SELECTORS}
+        ranking["rows"].append({**row, "name": row["source"], **cells})
+    return Study(plan, rankings, records)
+
+
+def test_the_parquet_alone_makes_the_page_again(done: Study, tmp_path: Path) -> None:
+    table, _ = transfer_page.write(done, tmp_path)
+    assert transfer_page.make_page(from_parquet(table, done.plan)) == transfer_page.make_page(done)
+
+
+def test_the_parquet_has_the_scorecard_and_times_to_scratch(done: Study, tmp_path: Path) -> None:
+    table = pd.read_parquet(transfer_page.write(done, tmp_path)[0])
+    scores, verdicts = scorecard(draws(done))
+    assert table.attrs["scorecard"] == [asdict(score) for score in scores]
+    choices = pd.DataFrame(table.attrs["choices"])
+    assert set(choices.selector) == set(SELECTORS) and set(choices.target) == {"pictures"}
+    assert dict(zip(choices.selector, choices.regret, strict=True)) == {
+        v.selector: v.regret for v in verdicts
+    }
+    ranked = {row["name"]: row for row in done.rankings["pictures"]["rows"]}
+    for row in table.attrs["ranking"]:
+        assert row["recall"] == ranked[row["source"]]["recall"]["value"]
+        assert row["kid_high"] == ranked[row["source"]]["kid"]["high"]
+    best = {r["arm"]: best_kid(r) for r in done.records}
+    for record in done.records:
+        its = table[table.arm == record["arm"]]
+        (seen,) = set(its.images_to_scratch.fillna(-1.0))
+        reached = images_to(record, best["scratch"])
+        assert seen == (-1.0 if reached is None else reached)
+        assert set(its.real_distance) == {record["real_distance"]} and set(its.rollbacks) == {0}
+
+
+def test_a_run_that_begins_as_good_as_scratch_ends_took_no_images() -> None:
+    runs = [
+        record("both", [0.4, 0.4]),
+        record("scratch", [1.0, 0.5], "scratch"),
+        record("d_only", [1.0, 0.9]),
+    ]
+    table = frame(Study(Plan(Params(), (), (), 1, ARMS, 1, Path()), {}, runs))
+    found = table.groupby("arm").images_to_scratch.first()
+    assert found["both"] == 0 and found["scratch"] == 1000 and np.isnan(found["d_only"])
+
+
+def test_processes_find_what_one_process_finds(
+    done: Study, shop: tuple[Path, Params, list[str]], tmp_path: Path
+) -> None:
+    params = load(None, [*shop[2], "runtime.workers=2"])
+    found = run(plan(shop, tmp_path, params=params, workers=2), StopSignal())
+    assert found.records == done.records and found.rankings == done.rankings
+
+
 def test_the_page_and_the_table(done: Study, tmp_path: Path) -> None:
     table, page = transfer_page.write(done, tmp_path)
     assert pd.read_parquet(table).equals(frame(done)) and len(frame(done)) == 16
     text = page.read_text(encoding="utf-8")
-    for word in ("arms of near", "g_only", "coverage", "efflite0-128@128", "Spearman", "Recall"):
+    for word in (
+        "arms of near",
+        "g_only",
+        "coverage",
+        "efflite0-128@128",
+        "Spearman",
+        "Recall",
+        "within 5 %",
+    ):
         assert word in text
     assert text.count("<svg") == 8 and "<script" not in text
     transfer_page.write(done, tmp_path)

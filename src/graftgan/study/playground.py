@@ -19,7 +19,7 @@ from graftgan.contract import atomic_path, digest_text, read_json
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.study.nets import LR, Duel, Pair, draw, fresh_pair
 from graftgan.study.plane import LAWS, gradient_similarity, modes_and_fidelity, ring_centres, wasserstein
-from graftgan.study.units import Record, finish_all, settings_key
+from graftgan.study.units import Record, alone_in, finish_all, settings_key, take_up
 
 SOURCES = ("I", "II")
 NEIGHBOURS = 5
@@ -283,18 +283,25 @@ def run(
         out: Folder of the study; its units lie in `units/KEY`, where the key is that of the scale.
         seeds: Number of seeds, from 0.
         scale: How much.
-        ctx: Progress, log and stop signal.
+        ctx: Progress, log, stop signal, and what to do about units that are done; see `take_up`.
         workers: Processes at once.
         laws: Sources whose checkpoints are adapted.
         with_arms: Whether the arms are done.
+
+    Raises:
+        MissingInput: As `take_up`.
+        TryAgain: Another process works in the folder.
+        Interrupted: A signal came; finished units stay.
     """
     root = out / "units" / settings_key(asdict(scale))
     sources = pretrainings(root, seeds, scale, laws, with_arms)
-    about_sources = finish_all(sources, ctx, 1, workers)
     units = correlation_units(root, sources, scale)
     if with_arms:
         units += arm_units(root, sources, seeds, scale)
-    records = finish_all(units, ctx, 1, workers)
+    with alone_in(out, "study playground"):
+        take_up([*sources, *units], out, ctx)
+        about_sources = finish_all(sources, ctx, 1, workers)
+        records = finish_all(units, ctx, 1, workers)
     return gather(scale, seeds, about_sources, records)
 
 

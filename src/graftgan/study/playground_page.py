@@ -20,7 +20,7 @@ from graftgan.study.findings import (
 from graftgan.study.page import Page, Section, Table, number, render
 from graftgan.study.playground import ARMS, Playground
 from graftgan.study.statistics import Correlation
-from graftgan.study.units import Record
+from graftgan.study.units import Record, made_by
 
 COLOURS = dict(zip(ARMS, PALETTE, strict=True))
 SOURCE_COLOURS = {"I": PALETTE[0], "II": PALETTE[1]}
@@ -73,7 +73,8 @@ def facts(playground: Playground) -> tuple[tuple[str, str], ...]:
     settings = tuple(
         (name.replace("_", " "), f"{value:g}") for name, value in asdict(playground.scale).items()
     )
-    return (("seeds", str(playground.seeds)), *settings)
+    records = [*playground.sources, *playground.checkpoints, *playground.arms]
+    return (("seeds", str(playground.seeds)), *settings, ("code", made_by(records)))
 
 
 def _cell(found: Correlation | None) -> str:

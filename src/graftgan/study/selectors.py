@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from graftgan.stages.choosing import SELECTORS, goodness, order_rows
-from graftgan.study.statistics import spearman
+from graftgan.study.statistics import spearman, student_interval
 
 OPTIMAL = 0.05
 
@@ -31,6 +31,16 @@ class Outcome:
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Outcome]) -> Outcome:
+        """Return the outcome of several training seeds: their mean with its 95 % Student interval.
+
+        A single run keeps the interval that it has.
+        """
+        if len(runs) == 1:
+            return runs[0]
+        return cls(*student_interval([run.value for run in runs]))
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,9 @@ class Verdict:
         choice: What it would have chosen.
         best: What ended best.
         regret: Outcome of the choice over that of the best, less one.
-        hit: Whether the choice is within 5 % of the best or within its interval.
+        within_5_percent: Whether the choice ended within 5 % of the best.
+        within_interval: Whether it ended within the interval of the best.
+        hit: Whether either holds.
         blind: Whether the measure is equal for all candidates.
         spearman: Rank correlation of the measure with the outcome, 1 where it orders them all; None if blind.
     """
@@ -75,6 +87,8 @@ class Verdict:
     choice: str
     best: str
     regret: float
+    within_5_percent: bool
+    within_interval: bool
     hit: bool
     blind: bool
     spearman: float | None
@@ -87,6 +101,8 @@ class Score:
     Attributes:
         selector: The measure.
         hits: Draws with a hit.
+        within_5_percent: Draws whose choice ended within 5 % of the best.
+        within_interval: Draws whose choice ended within the interval of the best.
         draws: Number of draws.
         mean_regret: Mean regret.
         worst_regret: Largest regret.
@@ -96,6 +112,8 @@ class Score:
 
     selector: str
     hits: int
+    within_5_percent: int
+    within_interval: int
     draws: int
     mean_regret: float
     worst_regret: float
@@ -117,9 +135,9 @@ def judge(draw: Draw, selector: str) -> Verdict:
     if best.value <= 0:
         raise ValueError(f"{draw.name}: the best outcome is {best.value:g}; a regret needs positive outcomes")
     regret = found.value / best.value - 1
+    near, inside = regret <= OPTIMAL, found.value <= best.high
     return Verdict(
-        draw.name, selector, choice, draw.best, regret,
-        hit=regret <= OPTIMAL or found.value <= best.high,
+        draw.name, selector, choice, draw.best, regret, near, inside, near or inside,
         blind=len(set(values.values())) == 1,
         spearman=spearman(list(values.values()), [-draw.outcomes[name].value for name in values]),
     )  # fmt: skip
@@ -138,7 +156,8 @@ def scorecard(draws: Sequence[Draw]) -> tuple[list[Score], list[Verdict]]:
         seen = [verdict.spearman for verdict in its if verdict.spearman is not None]
         scores.append(
             Score(
-                selector, sum(v.hit for v in its), len(its), fmean(v.regret for v in its),
+                selector, sum(v.hit for v in its), sum(v.within_5_percent for v in its),
+                sum(v.within_interval for v in its), len(its), fmean(v.regret for v in its),
                 max(v.regret for v in its), fmean(seen) if seen else None, sum(v.blind for v in its),
             )
         )  # fmt: skip

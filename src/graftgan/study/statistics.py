@@ -1,10 +1,11 @@
-"""Correlations with their sample size and p-value."""
+"""Correlations with their sample size and p-value, and the interval of a mean."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import numpy as np
 
@@ -44,6 +45,22 @@ def pearson(x: Sequence[float], y: Sequence[float]) -> Correlation:
         return Correlation(r, n, 0.0)
     t = abs(r) * math.sqrt((n - 2) / (1 - r * r))
     return Correlation(r, n, float(2 * stdtr(n - 2, -t)))
+
+
+def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean and the ends of its interval, ``m -/+ t_(n-1) s / sqrt(n)``.
+
+    Raises:
+        ValueError: There are fewer than two values, which have no spread.
+    """
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"a spread needs two or more values, not {n}")
+    mean = fmean(values)
+    margin = float(stdtrit(n - 1, 0.5 + confidence / 2)) * stdev(values) / math.sqrt(n)
+    return mean, mean - margin, mean + margin
 
 
 def ranks(values: Sequence[float]) -> list[float]:

@@ -7,9 +7,9 @@ from none, measured from the same latents at every look (after Grigoryev et al. 
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,27 +24,36 @@ from graftgan.context import Context, StopSignal
 from graftgan.contract import atomic_path, read_json
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
-from graftgan.engine import Job, default_paths
+from graftgan.digests import DigestCache
+from graftgan.engine import NETWORK_FILE, Job, default_paths
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, Generator, build
+from graftgan.locks import true_path
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
 from graftgan.parallel import processes
-from graftgan.places import cache_home
+from graftgan.params import leaves
+from graftgan.places import cache_home, code_digest
 from graftgan.runner import display, run_stage
 from graftgan.stages.finetune import augmentation
 from graftgan.stages.judging import KidJudge, make_judge
+from graftgan.stages.prior import check_prior, prepare_prior
 from graftgan.stages.specs import stage
 from graftgan.stages.start import starting_point
-from graftgan.study.units import Record, finish_all, settings_key
+from graftgan.study.units import Record, alone_in, finish_all, settings_key, take_up
 from graftgan.training.loop import Loop, Measurement
 from graftgan.training.state import StateStore
 from graftgan.training.trainer import Trainer
 from graftgan.transfer import method
 from graftgan.transfer.combinations import check_settings
+from graftgan.transfer.penalties import make_penalties
+from graftgan.transfer.rehearsal import rehearse
+from graftgan.unfinished import Note, noted, tell, unused
 
 Features = NDArray[np.floating]
 ARMS = ("both", "g_only", "d_only", "scratch")
+# Keys of the parameters that a run reads.
+DECIDING = ("finetune", "evaluate.neighbours", "evaluate.recall_neighbours")
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,8 @@ def check(plan: Plan) -> None:
     """Refuse what would compare unlike things, before anything is trained.
 
     Raises:
-        ConfigError: A method or term that needs both networks of a source, or targets with equal names.
+        ConfigError: A method, term or prior that needs both networks of a source beside arms that have fresh
+            ones, or targets with equal names.
     """
     settings = plan.params.finetune
     if settings.method != "full":
@@ -98,19 +108,34 @@ def check(plan: Plan) -> None:
             "set finetune.method=full",
         )
     check_settings(settings)
-    if settings.penalties:
-        raise ConfigError(
-            f"study transfer has arms without a source, which finetune.penalties={settings.penalties} needs",
-            "set finetune.penalties=[]",
-        )
-    if settings.prior != "normal":
-        raise ConfigError(
-            "study transfer has arms with a fresh G, for which finetune.prior has no meaning",
-            "set finetune.prior=normal",
-        )
+    _check_arms(plan)
     names = [Path(target).stem for target in plan.targets]
     if len(set(names)) < len(names):
         raise ConfigError(f"two of --targets have the same name: {names}", "rename one of the files")
+
+
+def _check_arms(plan: Plan) -> None:
+    """Refuse terms and priors that are of a source beside arms that lack it or a part of it."""
+    settings, others = plan.params.finetune, [arm for arm in ARMS if arm in plan.arms and arm != "both"]
+    if settings.penalties and others:
+        raise ConfigError(
+            f"finetune.penalties=[{', '.join(settings.penalties)}] with --arms {', '.join(others)}: "
+            "fresh networks would be held to what they did not start from",
+            "set finetune.penalties=[], or study --arms both alone",
+        )
+    if settings.prior == "gmm" and others:
+        raise ConfigError(
+            f"finetune.prior=gmm with --arms {', '.join(others)}: latents found in a source say nothing to "
+            "fresh networks",
+            "set finetune.prior=normal, or study --arms both alone",
+        )
+    if settings.prior == "gmm_to_normal":
+        raise ConfigError(
+            "finetune.prior=gmm_to_normal with study transfer, whatever its --arms: images of the "
+            "same latents are compared at every look, and the latents would move",
+            "set finetune.prior=normal, or prior=gmm with --arms both alone",
+        )
+    check_prior(settings, training_images=None)
 
 
 def take(gan: Gan, arm: str, seed: int) -> Gan:
@@ -188,24 +213,56 @@ class Run:
     params: Params
 
     @property
+    def label(self) -> str:
+        """What is run, in words."""
+        return f"{self.source}-{self.arm}-{self.params.finetune.seed}"
+
+    @cached_property
+    def note(self) -> Note:
+        """All that decides its result."""
+        inputs = {"source": self.digest, "dataset": ImageSet.open(self.dataset).digest}
+        if found := NETWORK_FILE.match(self.params.finetune.validation_extractor):
+            network = Path(found["path"]).expanduser()
+            inputs["finetune.validation_extractor"] = DigestCache(cache_home()).digest(network)
+        place = true_path(self.root / self.label)
+        return Note(str(place), leaves(self.params, DECIDING), code_digest(), inputs)
+
+    @property
     def name(self) -> str:
-        """Name of the run, by all that decides its result."""
-        kept = {"finetune": self.params.finetune.model_dump(mode="json"), "source": self.digest}
-        kept |= {"dataset": ImageSet.open(self.dataset).digest}
-        return f"{self.source}-{self.arm}-{self.params.finetune.seed}-{settings_key(kept)}"
+        """Name of the run, by all that decides its result but the code, which its record tells."""
+        return f"{self.label}-{settings_key(self._deciding())}"
 
     @property
     def file(self) -> Path:
         """Where its record goes."""
         return self.root / f"{self.name}.json"
 
+    def state(self, ctx: Context) -> Path:
+        """Return where its state is saved; that of other code lies elsewhere."""
+        key = settings_key({**self._deciding(), "code": self.note.code})
+        return ctx.state / self.target / f"{self.label}-{key}"
+
+    def _deciding(self) -> dict[str, Any]:
+        return {"config": self.note.config, "inputs": self.note.inputs}
+
     def work(self, ctx: Context) -> Record:
         """Train, going on from a saved state, and return the curves."""
+        state = self.state(ctx)
+        tell(f"{self.target}, {self.label}", unused(state, self.note), ctx.resume, ctx.log)
+        with noted(state, self.note):
+            # Whether there is something to go on with was asked of the study, not of each of its units.
+            return self._curves(replace(ctx, resume="auto"), state)
+
+    def _curves(self, ctx: Context, folder: Path) -> Record:
         data, settings = ImageSet.open(self.dataset), self.params.finetune
         start = starting_point(self.source, data, self.params, ctx.cache)
         gan = take(start.gan, self.arm, settings.seed)
         # A prior that came with the source is of its images, and fresh networks have none.
         gan.prior = None
+        prior = None
+        if self.arm == "both" and settings.prior != "normal":
+            rehearse(gan, method("full"), settings)
+            prior = prepare_prior(start, self.label, data, self.params, ctx)
         method("full").apply(gan, settings)
         fresh = self.arm in ("d_only", "scratch")
         gan.generator.freeze_statistics(not fresh)
@@ -213,10 +270,12 @@ class Run:
         device = pick_device(self.params.runtime.device)
         compiled = self.params.runtime.compile
         judge, _ = make_judge(data, self.params, ctx)
-        folder = ctx.state / self.target / self.name
         looks = Looks(judge, folder / "looks")
         train = data.images("train")
         trainer = Trainer(gan, train, labels, settings, augmentation(settings), device, fresh, compiled)
+        if prior is not None:
+            trainer.set_prior(prior.moving)
+        trainer.add_penalties(make_penalties(settings) if self.arm == "both" else [])
         looks.measure(gan.generator_ema)
         looks.trainer = trainer
         store = StateStore(folder / "states", self.params.runtime.keep_states)
@@ -226,7 +285,6 @@ class Run:
         curve = curves(looks, steps, judge.real, self.params)
         for look in curve:
             look["ada_p"] = strength.get(int(look["images"]), 0.0)
-        shutil.rmtree(folder, ignore_errors=True)
         return {
             "target": self.target, "source": self.source, "arm": self.arm, "seed": settings.seed,
             "protocol": judge.extractor.protocol, "real_distance": typical_distance(judge.real),
@@ -297,24 +355,33 @@ def runs_of(plan: Plan, target: str, params: Params) -> list[Run]:
     return runs
 
 
-def run(plan: Plan, stop: StopSignal) -> Study:
+def run(plan: Plan, stop: StopSignal, resume: str = "auto") -> Study:
     """Prepare and rank each target, do the runs that are not done, and return everything.
+
+    Args:
+        plan: What to study.
+        stop: The process's stop signal.
+        resume: What to do about runs that are done or begun; see `take_up`.
 
     Raises:
         ConfigError: As `check`.
+        MissingInput: As `take_up`.
+        TryAgain: Another process works in the folder of the study.
         Interrupted: A signal came; the runs under way saved their state.
     """
     check(plan)
-    rankings, runs = {}, []
-    for target in plan.targets:
-        params = settings_of(plan, target)
-        folder = plan.out / Path(target).stem
-        for name in ("prepare", "rank"):
-            run_stage(Job(stage(name), params, *default_paths(stage(name), folder)), stop)
-        rankings[Path(target).stem] = read_json(folder / "rank" / "ranking" / "ranking.json")
-        runs += runs_of(plan, target, params)
-    at_once = plan.workers if processes(plan.params.runtime) > 1 else 1
-    with display() as progress:
-        ctx = Context(plan.out / "states", cache_home(), progress=progress, stop=stop)
-        records = finish_all(runs, ctx, plan.params.runtime.threads, at_once)
+    with alone_in(plan.out, "study transfer"):
+        rankings, runs = {}, []
+        for target in plan.targets:
+            params = settings_of(plan, target)
+            folder = plan.out / Path(target).stem
+            for name in ("prepare", "rank"):
+                run_stage(Job(stage(name), params, *default_paths(stage(name), folder)), stop)
+            rankings[Path(target).stem] = read_json(folder / "rank" / "ranking" / "ranking.json")
+            runs += runs_of(plan, target, params)
+        at_once = plan.workers if processes(plan.params.runtime) > 1 else 1
+        with display() as progress:
+            ctx = Context(plan.out / "states", cache_home(), progress=progress, stop=stop, resume=resume)
+            take_up(runs, plan.out, ctx)
+            records = finish_all(runs, ctx, plan.params.runtime.threads, at_once)
     return Study(plan, rankings, records)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
-from graftgan.study.selectors import Draw, Outcome
+from graftgan.study.selectors import Draw, Outcome, scorecard
 from graftgan.study.transfer import Study
-from graftgan.study.units import Record
+from graftgan.study.units import CODE, UNKNOWN, Record
+
+# What the table repeats of a run in the row of each of its looks.
+ABOUT = ("target", "source", "arm", "seed", "protocol", "real_distance", "rollbacks")
 
 
 def best_kid(record: Record) -> float:
@@ -99,34 +104,102 @@ def averaged(records: Sequence[Record]) -> list[dict[str, float]]:
 def draws(study: Study) -> list[Draw]:
     """Return what the selectors are judged by: the lowest KID of each source with both networks, and scratch.
 
-    The interval is the KID's own of a single seed, and spans the seeds of several. Targets whose best KID is
-    not positive are left out: a regret against them means nothing.
+    The interval is the KID's own of a single seed, and Student's over several seeds. Targets that
+    :func:`not_judged` names are left out.
     """
+    return [draw for draw in _drawn(study) if _obstacle(draw) is None]
+
+
+def not_judged(study: Study) -> dict[str, str]:
+    """Return the targets that say nothing of selectors, each with the reason."""
+    reasons = {draw.name: _obstacle(draw) for draw in _drawn(study)}
+    return {target: reason for target, reason in reasons.items() if reason is not None}
+
+
+def _drawn(study: Study) -> list[Draw]:
+    groups = grouped(study.records)
     found = []
     for target, ranking in study.rankings.items():
         outcomes = {
-            source: _outcome(its)
-            for (name, source, arm), its in grouped(study.records).items()
+            source: Outcome.of_runs([_outcome(record) for record in its])
+            for (name, source, arm), its in groups.items()
             if name == target and arm in ("both", "scratch")
         }
-        draw = Draw(target, ranking["rows"], ranking["n_target"], outcomes)
-        if len(outcomes) > 1 and outcomes[draw.best].value > 0:
-            found.append(draw)
+        found.append(Draw(target, ranking["rows"], ranking["n_target"], outcomes))
     return found
 
 
-def _outcome(records: Sequence[Record]) -> Outcome:
-    values = [best_kid(record) for record in records]
-    if len(values) > 1:
-        return Outcome(fmean(values), min(values), max(values))
-    look = min(records[0]["curve"][1:], key=lambda look: float(look["kid"]))
+def _obstacle(draw: Draw) -> str | None:
+    if len(draw.outcomes) < 2:
+        return "a choice needs two candidates, of the arms both and scratch"
+    best = draw.outcomes[draw.best].value
+    if best <= 0:
+        told = f"the lowest KID, {best:.3f} of {draw.best}, is not above 0"
+        return f"{told}, and a regret against it means nothing"
+    return None
+
+
+def _outcome(record: Record) -> Outcome:
+    look = min(record["curve"][1:], key=lambda look: float(look["kid"]))
     return Outcome(float(look["kid"]), float(look["kid_low"]), float(look["kid_high"]))
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """Return every look at every run as one table, a row a look."""
+    """Return every look at every run as one table, a row a look; `attrs` has what is not of a run.
+
+    `images_to_scratch` is missing where the run never was as good as scratch's best of the same seed, or
+    scratch was not run. `attrs` goes with the table into a Parquet file and back; its entries are lists of
+    rows, for `pandas.DataFrame`:
+
+    - `scorecard`: a row a measure;
+    - `choices`: a row a measure and target, what it would have chosen;
+    - `outcomes`: a row a target and candidate, the lowest KID that the choices are judged by;
+    - `ranking`: a row a target and candidate, every measure before training with its interval;
+    - `not_judged`: a row a target that is not in the scorecard, with the reason.
+    """
+    scratch = {(r["target"], r["seed"]): best_kid(r) for r in study.records if r["arm"] == "scratch"}
     rows = []
     for record in study.records:
-        about = {name: record[name] for name in ("target", "source", "arm", "seed", "protocol")}
+        level = scratch.get((record["target"], record["seed"]))
+        about = {name: record[name] for name in ABOUT}
+        reached = None if level is None else images_to(record, level)
+        about["images_to_scratch"] = math.nan if reached is None else reached
+        about["code"] = record.get(CODE, UNKNOWN)
         rows += [{**about, **look} for look in record["curve"]]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs.update(beside(study))
+    return table
+
+
+def beside(study: Study) -> dict[str, list[dict[str, Any]]]:
+    """Return what the Parquet file carries beside its rows; see :func:`frame`."""
+    judged = draws(study)
+    scores, verdicts = scorecard(judged) if judged else ([], [])
+    return {
+        "scorecard": [asdict(score) for score in scores],
+        "choices": [_renamed(asdict(verdict), "draw", "target") for verdict in verdicts],
+        "outcomes": [
+            {"target": draw.name, "source": source, **asdict(outcome)}
+            for draw in _drawn(study) for source, outcome in draw.outcomes.items()
+        ],
+        "ranking": [
+            {"target": target, "n_target": ranking["n_target"], **_renamed(_flat(row), "name", "source")}
+            for target, ranking in study.rankings.items() for row in ranking["rows"]
+        ],
+        "not_judged": [{"target": target, "why": why} for target, why in not_judged(study).items()],
+    }  # fmt: skip
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of the ranking with `kid: {value, low, ...}` as `kid`, `kid_low` and so on."""
+    flat: dict[str, Any] = {}
+    for name, cell in row.items():
+        if isinstance(cell, Mapping):
+            flat |= {name if part == "value" else f"{name}_{part}": value for part, value in cell.items()}
+        else:
+            flat[name] = cell
+    return flat
+
+
+def _renamed(row: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if name == old else name: value for name, value in row.items()}

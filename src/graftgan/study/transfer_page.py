@@ -9,7 +9,8 @@ from graftgan.reporting.linechart import PALETTE, Chart, Trace
 from graftgan.study.page import Page, Section, Table, number, render
 from graftgan.study.selectors import Score, Verdict, scorecard
 from graftgan.study.transfer import ARMS, Study
-from graftgan.study.transfer_findings import Times, averaged, draws, frame, grouped, times
+from graftgan.study.transfer_findings import Times, averaged, draws, frame, grouped, not_judged, times
+from graftgan.study.units import made_by
 
 ARM_COLOURS = dict(zip(ARMS, PALETTE, strict=False))
 NEAR = 0.05
@@ -42,13 +43,16 @@ def make_page(study: Study) -> Page:
         ("arms", ", ".join(plan.arms)), ("seeds", str(plan.seeds)),
         ("images seen", f"{study.records[0]['curve'][-1]['images']:g}"),
         ("protocol", study.records[0]["protocol"]),
+        ("code", made_by(study.records)),
     )  # fmt: skip
     sections = [
         Section(
             "Which measure would have chosen?",
             (
                 "A hit is a choice whose lowest validation KID is within 5 % of the best, or within the "
-                "interval of the best. The choice is what the rank stage recommends by the measure.",
+                "interval of the best: the KID's own of one seed, Student's over several, which is wide for "
+                "few. The choice is what the rank stage recommends by the measure.",
+                *(f"{target} is not judged: {why}." for target, why in not_judged(study).items()),
             ),
             (score_table(scores), verdict_table(verdicts)),
         ),
@@ -87,10 +91,12 @@ def score_table(scores: list[Score]) -> Table:
     """Return hits, regret and rank correlation of every measure."""
     return Table(
         "Measures as selectors",
-        ("measure", "hits", "mean regret", "worst regret", "Spearman", "blind"),
+        ("measure", "hits", "within 5 %", "within the interval", "mean regret", "worst regret", "Spearman",
+         "blind"),
         tuple(
             (
-                s.selector, f"{s.hits} of {s.draws}", f"{s.mean_regret:.1%}", f"{s.worst_regret:.1%}",
+                s.selector, f"{s.hits} of {s.draws}", f"{s.within_5_percent} of {s.draws}",
+                f"{s.within_interval} of {s.draws}", f"{s.mean_regret:.1%}", f"{s.worst_regret:.1%}",
                 number(s.spearman, 2), str(s.blind),
             )
             for s in scores
@@ -102,12 +108,23 @@ def verdict_table(verdicts: list[Verdict]) -> Table:
     """Return what every measure would have chosen on every target."""
     return Table(
         "What each would have chosen",
-        ("target", "measure", "choice", "best", "regret", "hit"),
+        ("target", "measure", "choice", "best", "regret", "within 5 %", "within the interval"),
         tuple(
-            (v.draw, v.selector, v.choice, v.best, f"{v.regret:.1%}", "yes" if v.hit else "no")
+            (
+                v.draw,
+                v.selector,
+                v.choice,
+                v.best,
+                f"{v.regret:.1%}",
+                *map(_said, (v.within_5_percent, v.within_interval)),
+            )
             for v in sorted(verdicts, key=lambda v: v.draw)
         ),
     )
+
+
+def _said(holds: bool) -> str:
+    return "yes" if holds else "no"
 
 
 def time_table(rows: list[Times]) -> Table:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from graftgan.context import Context
 from graftgan.contract import atomic_path, canonical_json, digest_text, read_json
+from graftgan.errors import MissingInput
+from graftgan.locks import alone_at
 from graftgan.parallel import run_all
-from graftgan.world import World, belonging, from_first, meet, world
+from graftgan.places import code_digest
+from graftgan.world import World, belonging, from_first, is_first, meet, world
 
 Record = dict[str, Any]
+# What a record says of the code that made it; records of old do not say.
+CODE = "code"
+UNKNOWN = "unknown"
 
 
 class Unit(Protocol):
@@ -24,6 +33,14 @@ class Unit(Protocol):
 
     def work(self, ctx: Context) -> Record:
         """Do it and return the record."""
+
+
+@runtime_checkable
+class Saving(Protocol):
+    """A unit that saves a state on the way."""
+
+    def state(self, ctx: Context) -> Path:
+        """Return where; it is removed once the record is written."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +65,74 @@ def write_record(path: Path, record: Record) -> None:
         temporary.write_text(canonical_json(record) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def alone_in(out: Path, what: str) -> Iterator[None]:
+    """Keep other studies out of a folder during the block; of several workers the first does it for all.
+
+    Raises:
+        TryAgain: If another process works there.
+    """
+    if not is_first():
+        yield
+        return
+    with alone_at(out / "study", what):
+        yield
+
+
+def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
+    """Do what `ctx.resume` asks for with what earlier starts left, before any unit is done.
+
+    A record of other code is kept, for it may be of hours, and told of; a state of other code is never used.
+
+    Args:
+        units: All units of the study.
+        out: Its folder, for messages.
+        ctx: With `never`, records and states are removed.
+
+    Raises:
+        MissingInput: With `must`, if nothing is there to go on with, or other code made some of the records.
+    """
+    if not is_first():
+        return
+    if ctx.resume == "never":
+        for unit in units:
+            unit.file.unlink(missing_ok=True)
+            _drop_state(unit, ctx)
+        return
+    done = [unit for unit in units if unit.file.is_file()]
+    begun = any(isinstance(unit, Saving) and unit.state(ctx).is_dir() for unit in units)
+    if ctx.resume == "must" and not (done or begun):
+        raise MissingInput(f"no finished unit and no saved state in {out}", "use --resume auto")
+    other = [unit for unit in done if read_json(unit.file).get(CODE) != code_digest()]
+    if not other:
+        return
+    told = f"{len(other)} of {len(done)} finished units in {out} were made by other code than this"
+    if ctx.resume == "must":
+        raise MissingInput(told, "use --resume auto to keep them, or never to do all units again")
+    ctx.log.warning("%s; they are kept, and the page names it; --resume never does them again", told)
+
+
+def made_by(records: Sequence[Record]) -> str:
+    """Return the digest of the code that made records, with their number where there are several."""
+    counts = Counter(str(record.get(CODE, UNKNOWN))[:12] for record in records)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{code} ({number})" for code, number in sorted(counts.items()))
+
+
 def finish(unit: Unit, ctx: Context) -> Record:
     """Return a unit's record, doing the unit if it has none yet."""
     if not unit.file.is_file():
-        write_record(unit.file, unit.work(ctx))
+        write_record(unit.file, {**unit.work(ctx), CODE: code_digest()})
+    # Not before: who dies between the two would have to begin again.
+    _drop_state(unit, ctx)
     record: Record = read_json(unit.file)
     return record
+
+
+def _drop_state(unit: Unit, ctx: Context) -> None:
+    if isinstance(unit, Saving):
+        shutil.rmtree(unit.state(ctx), ignore_errors=True)
 
 
 def finish_share(share: Share, ctx: Context) -> None:
@@ -61,6 +140,17 @@ def finish_share(share: Share, ctx: Context) -> None:
     for done, unit in enumerate(share.units, 1):
         finish(unit, ctx)
         ctx.log.info("%s: %d of %d", unit.file.stem, done, len(share.units))
+
+
+def _waiting(units: Sequence[Unit], ctx: Context) -> list[Unit]:
+    """Return the units without a record; what the others' states left behind a kill goes."""
+    waiting = []
+    for unit in units:
+        if unit.file.is_file():
+            _drop_state(unit, ctx)
+        else:
+            waiting.append(unit)
+    return waiting
 
 
 def finish_all(units: Sequence[Unit], ctx: Context, threads: int, workers: int) -> list[Record]:
@@ -71,7 +161,7 @@ def finish_all(units: Sequence[Unit], ctx: Context, threads: int, workers: int) 
     Raises:
         Interrupted: A signal came; finished units stay.
     """
-    waiting = from_first(lambda: [unit for unit in units if not unit.file.is_file()])
+    waiting = from_first(lambda: _waiting(units, ctx))
     here = world()
     if here.size > 1:
         share = Share(tuple(waiting[here.rank :: here.size]))
