@@ -24,14 +24,20 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from graftgan.config import Track
-from graftgan.errors import ConfigError
-from graftgan.journal import journals, marker_path, pending_bytes, read_marker, redacted
+from graftgan.console import Safe, tell_unforeseen
+from graftgan.errors import ConfigError, TryAgain
+from graftgan.journal import journals, marker_path, pending_bytes, read_marker
+from graftgan.local_store import changed, database_file, knock, unfinished_database
+from graftgan.redaction import redacted
 
 POLL_S = 1.0
 RETRY_S = 5.0
 MAX_RETRY_S = 60.0
 STARTUP_S = 15.0
-LOCAL_PATIENCE_S = 120.0
+# For a follower that hangs, as on a lost network disk: one that meets a lock ends by itself. A busy machine
+# takes half a minute to import the client.
+LOCAL_PATIENCE_S = 40.0
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
 _log = logging.getLogger("graftgan")
 
 
@@ -60,12 +66,28 @@ def is_remote(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def reachable(uri: str, timeout_s: float) -> bool:
-    """Tell within `timeout_s` whether an HTTP address has a listener; other stores count as reachable."""
-    if not is_remote(uri):
+def _opens(database: Path, timeout_s: float) -> bool:
+    try:
+        knock(database, timeout_s)
         return True
+    except TryAgain as error:
+        _log.debug("%s", error.message)
+        return False
+
+
+def reachable(uri: str, timeout_s: float) -> bool:
+    """Tell within `timeout_s` whether a store can be reached.
+
+    That is, whether the host of a server has a listener, and a SQLite file that is there can be read; local
+    stores of other kinds count as reachable.
+    """
+    if database := database_file(uri):
+        return not database.exists() or _opens(database, timeout_s)
     parts = urlsplit(uri)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    kind = parts.scheme.partition("+")[0]
+    if not parts.hostname or not (is_remote(uri) or kind in DATABASE_PORTS):
+        return not is_remote(uri)
+    port = parts.port or DATABASE_PORTS.get(kind) or (443 if kind == "https" else 80)
     answered = threading.Event()
 
     def connect() -> None:
@@ -125,8 +147,9 @@ def follow(folder: Path, track: Track) -> None:
 def drain() -> bool:
     """Let the followers of this process send the rest, and end them.
 
-    A server that is away costs at most `track.timeout_s` and a start-up of the follower; one that answers
-    may go on for as long as something arrives.
+    A server that is away costs at most `track.timeout_s` and a start-up of the follower, a local store that
+    is locked about twice that, and one that hangs at most `LOCAL_PATIENCE_S` or `track.timeout_s`. Where
+    something arrives, that time begins anew.
 
     Returns:
         Whether everything arrived. If not, one warning was logged.
@@ -160,10 +183,13 @@ def _end(follower: _Follower) -> bool:
 
 def _deadline(follower: _Follower, closed_s: float) -> float:
     track = follower.track
-    patience = track.timeout_s + 1.0 if is_remote(track.uri) else LOCAL_PATIENCE_S
-    markers = [marker_path(path) for path in journals(follower.folder)]
-    sent_s = max((m.stat().st_mtime for m in markers if m.exists()), default=0.0)
-    return max(closed_s, sent_s, follower.started_s + STARTUP_S) + patience
+    remote = is_remote(track.uri)
+    patience = track.timeout_s + 1.0 if remote else max(LOCAL_PATIENCE_S, track.timeout_s)
+    signs = [changed(marker_path(path)) for path in journals(follower.folder)]
+    # The tables of a new store are made once, which takes many seconds of a busy processor.
+    if database := database_file(track.uri):
+        signs.append(changed(unfinished_database(database)))
+    return max(closed_s, follower.started_s + STARTUP_S, *signs) + patience
 
 
 def abandoned(path: Path) -> bool:
@@ -194,7 +220,11 @@ def main(arguments: list[str]) -> int:
     Returns:
         0 if everything arrived, else 1.
     """
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    sys.excepthook = tell_unforeseen
+    handler = logging.StreamHandler()
+    handler.setFormatter(Safe("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
     folder = Path(arguments[0])
     track = Track.model_validate_json(sys.stdin.buffer.readline())
     over = threading.Event()

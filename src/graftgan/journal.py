@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,10 +28,6 @@ ALIAS_TAG = "graftgan.alias"
 REASON_TAG = "graftgan.reason"
 SUPERSEDED_TAG = "graftgan.superseded_by"
 PREDECESSOR_TAG = "graftgan.predecessor"
-_SECRET_KEY = re.compile(r"(password|passwd|secret|token|credential|api_?key|access_?key)", re.IGNORECASE)
-# A password may hold slashes, and pathlib folds the two after the scheme into one.
-_URL_USER = re.compile(r"(?<=:/)(/?)(?:[^/\s:@]*:[^\s]*@|[^/\s]*@)")
-_URL_QUERY = re.compile(r"(://[^\s?'\"]*)\?[^\s'\"]*")
 _log = logging.getLogger(__name__)
 
 
@@ -197,10 +192,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def redacted(key: str, value: str) -> str:
-    """Return `value` without secrets: values of telling keys, and users, passwords and queries of URLs."""
-    if _SECRET_KEY.search(key):
-        return "***"
-    return _URL_QUERY.sub(r"\1?***", _URL_USER.sub(r"\1", value))

@@ -18,6 +18,7 @@ from graftgan.identity import resolve_identity
 from graftgan.kfp_io import CONFIG, KNOBS, SUMMARY, local_path
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import loads
+from graftgan.redaction import blotted
 
 STATES = {"SUCCEEDED": "FINISHED", "FAILED": "FAILED", "CANCELLED": "KILLED", "CANCELED": "KILLED"}
 STATUS = "status"
@@ -32,7 +33,7 @@ class FinalState:
     Attributes:
         state: SUCCEEDED, FAILED or CANCELLED.
         run: Resource name of the run.
-        error: What went wrong, or empty.
+        error: What went wrong, without secrets in addresses, or empty.
     """
 
     state: str
@@ -53,7 +54,7 @@ class FinalState:
             )
         error = given.get("error") or {}
         name = given.get("pipelineJobResourceName") or given.get("pipeline_job_resource_name") or ""
-        return cls(str(given["state"]), str(name), str(error.get("message", "")))
+        return cls(str(given["state"]), str(name), blotted(str(error.get("message", ""))))
 
 
 def finish(executor_input: str, read: Read = loads) -> None:

@@ -18,8 +18,8 @@ from graftgan.journal import (
     PREDECESSOR_TAG,
     REASON_TAG,
     SUPERSEDED_TAG,
-    redacted,
 )
+from graftgan.redaction import redacted
 from graftgan.tracking import PACKAGE, Connection, RefusedError, talking
 
 MAX_DESCRIPTION = 5000
@@ -127,26 +127,58 @@ class MlflowRegistry:
     def promote(self, version: Registered, alias: str, reason: str) -> None:
         """Move an alias to a version and note the reason on it, and on a superseded champion its successor.
 
+        Every step can be repeated, and `ALIAS_TAG` comes last: a version that bears it is done with, and of
+        one that does not, `settled` can finish the promotion, wherever it was interrupted.
+
         Raises:
             TryAgain: If the registry does not answer or refuses.
         """
         try:
-            before = self._aliased(version.name, alias)
+            before = self._before(version) if alias == CHAMPION else None
             with talking():
-                self._client.set_registered_model_alias(version.name, alias, version.version)
-                self._tag(version, ALIAS_TAG, alias)
                 self._tag(version, REASON_TAG, reason)
+                if before:
+                    self._tag(version, PREDECESSOR_TAG, before)
+                self._client.set_registered_model_alias(version.name, alias, version.version)
             if alias == CHAMPION:
                 self._succeed(before, version)
+            with talking():
+                self._tag(version, ALIAS_TAG, alias)
         except RefusedError as error:
             raise TryAgain(f"the registry refuses the alias {alias}: {error}") from error
 
-    def _succeed(self, before: Registered | None, version: Registered) -> None:
+    def settled(self, version: Registered) -> str | None:
+        """Return the alias that a version was given before, once a promotion cut short is finished.
+
+        Returns:
+            The alias, empty if it was taken away again, or None if it is still to be judged.
+
+        Raises:
+            TryAgain: If the registry does not answer or refuses.
+        """
+        given = version.tags.get(ALIAS_TAG)
+        if given == CHAMPION:
+            return given
+        champion = self.champion(version.name)
+        if champion is None or champion.version != version.version:
+            return given
+        self.promote(version, CHAMPION, version.tags.get(REASON_TAG, "it bore the alias already"))
+        return CHAMPION
+
+    def _before(self, version: Registered) -> str | None:
+        """Return the champion whose place a version takes, or took when its promotion was cut short."""
+        champion = self.champion(version.name)
+        if champion is None or champion.version != version.version:
+            return champion.version if champion else None
+        return version.tags.get(PREDECESSOR_TAG)
+
+    def _succeed(self, before: str | None, version: Registered) -> None:
         challenger = self._aliased(version.name, CHALLENGER)
         with talking():
-            if before and before.version != version.version:
-                self._tag(before, SUPERSEDED_TAG, version.version)
-                self._tag(version, PREDECESSOR_TAG, before.version)
+            if before:
+                self._client.set_model_version_tag(version.name, before, SUPERSEDED_TAG, version.version)
+            if SUPERSEDED_TAG in version.tags:
+                self._client.delete_model_version_tag(version.name, version.version, SUPERSEDED_TAG)
             if challenger and challenger.version == version.version:
                 self._client.delete_registered_model_alias(version.name, CHALLENGER)
 
@@ -210,17 +242,20 @@ class MlflowRegistry:
     def restore(self, version: Registered, now: Registered, reason: str) -> None:
         """Give an earlier champion its alias back and note that on both versions.
 
+        Every step can be repeated, and the last takes the note of its successor from the champion: one that
+        bears such a note was given the alias by a call that was cut short.
+
         Raises:
             TryAgain: If the registry does not answer or refuses.
         """
         try:
             with talking():
-                self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
-                self._client.delete_model_version_tag(version.name, version.version, SUPERSEDED_TAG)
-                self._tag(version, ALIAS_TAG, CHAMPION)
-                self._tag(version, REASON_TAG, f"taken back from version {now.version}: {reason}")
                 self._tag(now, ALIAS_TAG, "")
                 self._tag(now, REASON_TAG, f"rolled back to version {version.version}: {reason}")
+                self._tag(version, ALIAS_TAG, CHAMPION)
+                self._tag(version, REASON_TAG, f"taken back from version {now.version}: {reason}")
+                self._client.set_registered_model_alias(version.name, CHAMPION, version.version)
+                self._client.delete_model_version_tag(version.name, version.version, SUPERSEDED_TAG)
         except RefusedError as error:
             raise TryAgain(f"the registry refuses to go back: {error}") from error
 

@@ -11,6 +11,7 @@ Credentials and the address of the server come from the environment alone, as th
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from graftgan.contract import atomic_path, canonical_json, digest_file, digest_text
+from graftgan.contract import atomic_path, canonical_json, digest_file, digest_text, is_lock
 from graftgan.errors import ConfigError, DataError, MissingInput
 
 if TYPE_CHECKING:
@@ -159,15 +160,7 @@ def push(path: Path, target: str) -> int:
         MissingInput: If `path` does not exist.
         TryAgain: If the store does not answer, or does not keep what it was sent.
     """
-    place = address(target)
-    if path.is_file():
-        files = {"": path}
-    elif path.is_dir():
-        files = {
-            file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*")) if file.is_file()
-        }
-    else:
-        raise MissingInput(f"{path} does not exist", "correct the path")
+    place, files = address(target), content(path)
     sums = {name: digest_file(file) for name, file in files.items()}
     with _client() as client:
         client.put(place, files, sums)
@@ -179,9 +172,25 @@ def push(path: Path, target: str) -> int:
     return len(files)
 
 
+def content(path: Path) -> dict[str, Path]:
+    """Return the files of what is to be put in a store, by name below it; locks are none of them.
+
+    Raises:
+        MissingInput: If `path` does not exist.
+    """
+    if path.is_file():
+        return {"": path}
+    if not path.is_dir():
+        raise MissingInput(f"{path} does not exist", "correct the path")
+    files = (file for file in sorted(path.rglob("*")) if file.is_file() and not is_lock(file))
+    return {file.relative_to(path).as_posix(): file for file in files}
+
+
 @contextmanager
 def writing(out: Path | str) -> Iterator[Path]:
     """Give a place to write `out` to; an address is put there when the block ends well.
+
+    So are files beside it whose names begin with its own, such as a prior; it comes last.
 
     Raises:
         ConfigError, TryAgain: As `push`.
@@ -193,6 +202,8 @@ def writing(out: Path | str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / place.name
         yield made
+        for more in sorted(made.parent.glob(f"{glob.escape(made.name)}.*")):
+            push(more, f"{place}{more.name.removeprefix(made.name)}")
         push(made, str(place))
 
 

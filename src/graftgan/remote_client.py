@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from graftgan.contract import disk_is_full
 from graftgan.errors import ConfigError, GraftganError, MissingInput, TryAgain
-from graftgan.journal import redacted
+from graftgan.redaction import redacted
 from graftgan.remote import Address, Listed
 
 ATTEMPTS = 8

@@ -10,15 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock, Timeout
-
 from graftgan.config import Track
 from graftgan.context import Registry
 from graftgan.contract import digest_text
 from graftgan.errors import TryAgain
 from graftgan.follower import abandoned
 from graftgan.journal import (
-    ALIAS_TAG,
     CHALLENGER,
     CHAMPION,
     KILLED,
@@ -26,11 +23,13 @@ from graftgan.journal import (
     Marker,
     artifacts_path,
     journals,
+    marker_path,
     pending_bytes,
     read_events,
     read_marker,
     write_marker,
 )
+from graftgan.local_store import held
 from graftgan.registry import MlflowRegistry
 from graftgan.tracking import Connection, RefusedError
 
@@ -132,11 +131,14 @@ class Sender:
         self.refused: list[str] = []
 
     def run_id(self) -> str:
-        """Send what waits and return the id of the stage's run.
+        """Return the id of the stage's run, made by sending what waits if there is none yet.
 
         Raises:
-            TryAgain: If the server does not answer.
+            TryAgain: If the server does not answer, or another process is long in sending this journal.
         """
+        known = read_marker(self._path)
+        if known.run_id and known.target == self._target:
+            return known.run_id
         self.send()
         if not self._marker.run_id:
             raise TryAgain(f"{self._path} holds no run", "run the stage again")
@@ -146,13 +148,12 @@ class Sender:
         """Send what waits; a run whose process was killed is ended as such.
 
         Raises:
-            TryAgain: If the server does not answer, or another process is long in sending this journal.
+            TryAgain: If the server does not answer, or another process that sends this journal does not get
+                on for `track.timeout_s`.
         """
-        try:
-            with FileLock(self._path.with_suffix(".sending"), timeout=self._connection.track.timeout_s + 10):
-                self._send()
-        except Timeout:
-            raise TryAgain(f"another process sends {self._path}", "wait for it") from None
+        lock = self._path.with_suffix(".sending")
+        with held(lock, self._connection.track.timeout_s, marker_path(self._path)):
+            self._send()
 
     def _send(self) -> None:
         self._marker = read_marker(self._path)
@@ -219,8 +220,10 @@ class Sender:
         self._connection.log_params(self._marker.run_id, event.data["params"])
 
     def _dataset(self, event: Event) -> None:
-        fields = (event.data[key] for key in ("name", "digest", "source", "context"))
-        self._connection.log_dataset(self._marker.run_id, *fields)
+        fields = [event.data[key] for key in ("name", "digest", "source", "context")]
+        # The parent may be new while the stage that made the image set is up to date.
+        for run in (self._marker.run_id, self._marker.parent_id):
+            self._connection.log_dataset(run, *fields)
 
     def _tags(self, event: Event) -> None:
         self._connection.set_tags(self._marker.run_id, event.data["tags"])
@@ -248,7 +251,7 @@ class Sender:
             if not package.exists():
                 raise RefusedError(f"{package} is gone")
             version = registry.publish(data["name"], package, data["key"], data["tags"])
-        if ALIAS_TAG in version.tags or data["mode"] == "dry-run":
+        if data["mode"] == "dry-run" or registry.settled(version) is not None:
             return
         if data["mode"] == "off":
             registry.promote(version, CHAMPION, "the gate is off")

@@ -25,14 +25,17 @@ from graftgan.context import NullTracker, Registry, Tracker
 from graftgan.errors import Interrupted
 from graftgan.follower import check_uri, follow, located, reachable
 from graftgan.identity import RunIdentity, git_revision, pipeline_sections, resolve_identity
-from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events, redacted
+from graftgan.journal import FAILED, FINISHED, KILLED, SUFFIX, Event, Journal, read_events
 from graftgan.lifelong_config import LifelongParams
 from graftgan.params import config_digest, flatten, leaves
 from graftgan.places import home
+from graftgan.redaction import redacted
 from graftgan.stages.specs import StageSpec, stage
 
 MAX_DATASET_DIGEST = 36
 MAX_PARAM = 6000
+# Of one file that is picked out of a folder; a larger one would hold up the stage, and fill the store.
+MAX_PICKED_BYTES = 16 << 20
 SYSTEM_EVERY_S = 10.0
 SYSTEM_LEAST_S = 1.0
 # Each loss of the race takes a removal between two system calls.
@@ -110,9 +113,15 @@ class JournalTracker(NullTracker):
         source = redacted("source", source)
         self._append("dataset", name=name, digest=digest[:MAX_DATASET_DIGEST], source=source, context=context)
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file or folder to the run's artifacts; it may change or go afterwards."""
-        if copied := self._copy(path):
+    def log_artifact(self, path: Path, folder: str = "", only: Sequence[str] = ()) -> None:
+        """Copy a file or folder to the run's artifacts; it may change or go afterwards.
+
+        Args:
+            path: The file or folder.
+            folder: Folder of the artifacts that it is put in, under its own name.
+            only: Patterns below `path`; only files that match one, of at most `MAX_PICKED_BYTES`, are copied.
+        """
+        if copied := self._copy(path, only):
             self._append("artifact", path=copied, folder=folder)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
@@ -137,13 +146,21 @@ class JournalTracker(NullTracker):
             self._journal.close()
             self._journal = None
 
-    def _copy(self, path: Path) -> str:
+    def _copy(self, path: Path, only: Sequence[str] = ()) -> str:
         if self._journal is None:
             return ""
         target = self._journal.artifacts / uuid.uuid4().hex[:12] / path.name
         try:
+            picked = _picked(path, only)
+            if only and not picked:
+                return ""
             _make_folder(target.parent)
-            if path.is_dir():
+            if only:
+                for file in picked:
+                    copy = target / file.relative_to(path)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(file, copy)
+            elif path.is_dir():
                 shutil.copytree(path, target)
             else:
                 shutil.copy2(path, target)
@@ -167,6 +184,15 @@ def _make_folder(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             return folder.mkdir(parents=True)
     folder.mkdir(parents=True)
+
+
+def _picked(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files of a folder that match a pattern and are small enough, each once."""
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    large = {path for path in files if path.stat().st_size > MAX_PICKED_BYTES}
+    for path in sorted(large):
+        _log.info("%s is not logged: it is larger than %d bytes", path, MAX_PICKED_BYTES)
+    return sorted(files - large)
 
 
 class _SystemSampler:

@@ -22,8 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import mlflow
@@ -34,13 +32,22 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, 
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, Schema, TensorSpec
+from sqlalchemy.exc import SQLAlchemyError
 
 from graftgan.bank.package import is_bank
 from graftgan.config import Track
 from graftgan.contract import read_json
 from graftgan.errors import TryAgain
 from graftgan.follower import check_uri, is_remote, reachable
-from graftgan.journal import redacted
+from graftgan.local_store import (
+    database_file,
+    held,
+    knock,
+    make_tables,
+    set_database_patience,
+    unfinished_database,
+)
+from graftgan.redaction import redacted
 from graftgan.reporting.sheets import png_bytes
 
 RUN_KEY = "graftgan.run_key"
@@ -81,13 +88,17 @@ def talking() -> Iterator[None]:
         if error.error_code in PERMANENT:
             raise RefusedError(text) from error
         raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
-    except OSError as error:
-        text = redacted("error", str(error))[:500]
+    # A database that is locked or broken while a store is opened.
+    except (OSError, SQLAlchemyError) as error:
+        text = redacted("error", str(error).split("\n", 1)[0])[:500]
         raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
 
 
 def _set_patience(timeout_s: float) -> None:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    # It tells at length of errors that it raises, too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    set_database_patience(timeout_s)
     os.environ.update(
         {
             "MLFLOW_HTTP_REQUEST_TIMEOUT": str(math.ceil(timeout_s)),
@@ -110,12 +121,14 @@ class Connection:
 
     Raises:
         ConfigError: If `track.uri` is of a kind that cannot be used.
-        TryAgain: If the server does not answer within `track.timeout_s`.
+        TryAgain: If the server, a local database or another process that has it locked makes us wait for
+            longer than `track.timeout_s`.
     """
 
     def __init__(self, track: Track) -> None:
         check_uri(track.uri)
-        if not reachable(track.uri, track.timeout_s):
+        # What is the matter with a database is said when it is opened.
+        if not database_file(track.uri) and not reachable(track.uri, track.timeout_s):
             raise TryAgain(
                 f"MLflow at {redacted('uri', track.uri)} does not answer", "run `graftgan sync` later"
             )
@@ -128,30 +141,36 @@ class Connection:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
         self.track = track
-        with talking():
-            if is_remote(track.uri):
-                self._connect()
-            else:
-                with FileLock(self._prepare_folder()):
-                    self._connect()
+        if is_remote(track.uri):
+            self._connect()
+        else:
+            self._open_local()
 
     def _connect(self) -> None:
-        self.client = MlflowClient(self.track.uri, self.track.uri)
-        self.client.search_experiments(max_results=1)
+        with talking():
+            self.client = MlflowClient(self.track.uri, self.track.uri)
+            self.client.search_experiments(max_results=1)
 
-    def _prepare_folder(self) -> Path:
+    def _open_local(self) -> None:
         # Two processes that make the tables of one SQLite file at once leave it broken for good.
-        database = self.track.uri.split("///", 1)[-1].split("?", 1)[0]
-        path = Path(database) if self.track.uri.startswith("sqlite") else Path(self.track.artifacts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(f"{path.name}.lock")
+        database, timeout_s = database_file(self.track.uri), self.track.timeout_s
+        path = database or Path(self.track.artifacts)
+        with talking():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with held(path.with_name(f"{path.name}.lock"), timeout_s, unfinished_database(path)):
+            if database:
+                with talking():
+                    make_tables(database, lambda uri: MlflowClient(uri).search_experiments(max_results=1))
+                knock(database, timeout_s)
+            self._connect()
 
     @contextmanager
     def _finding(self) -> Iterator[None]:
         """Keep processes of this machine from making the same run twice."""
         folder = Path(self.track.artifacts).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".runs.lock"), talking():
+        with talking():
+            folder.mkdir(parents=True, exist_ok=True)
+        with held(folder / ".runs.lock", self.track.timeout_s), talking():
             yield
 
     def experiment(self, name: str) -> str:

@@ -14,7 +14,7 @@ from graftgan.bank.tasks import load_task
 from graftgan.context import Registered
 from graftgan.contract import read_json
 from graftgan.errors import ConfigError
-from graftgan.journal import CHAMPION, REASON_TAG
+from graftgan.journal import CHAMPION, REASON_TAG, SUPERSEDED_TAG
 from graftgan.packages import FACTS, load_package
 from graftgan.registry import MlflowRegistry
 from graftgan.reporting.numbers import Interval, decimals_for, number, text
@@ -69,6 +69,7 @@ def promote(registry: MlflowRegistry, name: str, which: str, alias: str, reason:
     version = registry.version(name, which)
     before = registry.aliases(name).get(alias)
     if before == version.version:
+        registry.settled(version)
         return f"{name}: version {before} already is {alias}"
     _try_out(registry, version)
     registry.promote(version, alias, reason)
@@ -79,7 +80,7 @@ def promote(registry: MlflowRegistry, name: str, which: str, alias: str, reason:
 def rollback(registry: MlflowRegistry, name: str, reason: str) -> str:
     """Give the alias `champion` back to the version that bore it before.
 
-    A second call goes back one more, never to and fro.
+    A second call goes back one more, never to and fro; after one that was cut short it finishes that.
 
     Raises:
         ConfigError: If there is no champion, or none before it.
@@ -87,6 +88,8 @@ def rollback(registry: MlflowRegistry, name: str, reason: str) -> str:
         TryAgain: If the registry does not answer.
     """
     now = registry.version(name, CHAMPION)
+    if successor := now.tags.get(SUPERSEDED_TAG):
+        now = registry.version(name, successor)
     earlier = registry.predecessor(now)
     if earlier is None:
         raise ConfigError(

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import pwd
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 REGION = "us-east-1"
@@ -56,24 +55,6 @@ def composed(service: str, changes: Mapping[str, str]) -> list[str]:
         f"{option}={changes[option]}" if (option := part.partition("=")[0]) in changes else part
         for part in described["command"]
     ]
-
-
-def free_port() -> int:
-    """Return a port that is free, as is the one 10,000 above it, where SeaweedFS puts its gRPC twin."""
-    for _ in range(200):
-        port = random.SystemRandom().randint(20_000, 45_000)
-        if _is_free(port) and _is_free(port + 10_000):
-            return port
-    raise AssertionError("no free port")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -11,7 +11,19 @@ import pytest
 from graftgan import remote, remote_client
 from graftgan.contract import digest_path
 from graftgan.errors import ConfigError, DataError, MissingInput, TryAgain
-from graftgan.remote import SUMS, Address, address, fetch_file, is_address, join, local, parent, push, writing
+from graftgan.remote import (
+    SUMS,
+    Address,
+    address,
+    content,
+    fetch_file,
+    is_address,
+    join,
+    local,
+    parent,
+    push,
+    writing,
+)
 from stores.faults import FaultProxy
 from stores.services import Seaweed
 
@@ -220,3 +232,21 @@ def test_a_block_that_fails_puts_nothing(bucket: Seaweed) -> None:
         assert place.name == "whole.bin"
         place.write_bytes(b"whole")
     assert bucket.keys("team") == ["whole.bin"]
+
+
+def test_what_is_written_beside_a_file_is_put_there_too(bucket: Seaweed) -> None:
+    with writing("s3://team/models/[1].onnx") as place:
+        place.write_bytes(b"model")
+        place.with_name(f"{place.name}.prior.npz").write_bytes(b"law")
+        place.with_name("other").write_bytes(b"not of it")
+    assert bucket.keys("team") == ["models/[1].onnx", "models/[1].onnx.prior.npz"]
+
+
+def test_locks_are_not_put_in_a_store(tmp_path: Path) -> None:
+    for name in ("result.json", ".result.json.lock", "bank/.lock", "bank/manifest.json", "a.lock", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert list(content(tmp_path)) == [".hidden", "a.lock", "bank/manifest.json", "result.json"]
+    assert content(tmp_path / "result.json") == {"": tmp_path / "result.json"}
+    with pytest.raises(MissingInput, match="does not exist"):
+        content(tmp_path / "absent")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
+from ports import free_port
 
 from graftgan.config import Params, Track
 from graftgan.params import resolve
@@ -54,10 +56,29 @@ def params_for(track: Track, **sections: dict[str, Any]) -> Params:
     return resolve({"track": track.model_dump(), **sections}, "test")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def run_as_documented(place: Path, example: str) -> dict[str, Any]:
+    """Run an example where the default store lies, while MLflow itself would look elsewhere.
+
+    Args:
+        place: The working folder, with the store's `mlflow.db`.
+        example: The very text.
+
+    Returns:
+        The names that it leaves behind.
+    """
+    # MLflow keeps a database open by its address, and a relative one is another file in every test.
+    assert "sqlite:///.graftgan/" in example
+    example = example.replace("sqlite:///.graftgan/", f"sqlite:///{place}/")
+    mlflow.set_registry_uri(None)
+    mlflow.set_tracking_uri(f"sqlite:///{place / 'elsewhere.db'}")
+    names: dict[str, Any] = {}
+    exec(example, names)
+    return names
+
+
+def python_examples(text: str) -> list[str]:
+    """Return the blocks of Python in a Markdown text."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 class Server:

@@ -23,6 +23,7 @@ from graftgan.journal import journals, pending_bytes
 from graftgan.sync import sync
 from graftgan.tracker import journal_root, open_registry, open_tracker
 from graftgan.tracking import Connection
+from graftgan.tracking_check import find_obstacle
 from tracking.support import Server, free_port, params_for, server_on
 from tracking.test_sync import all_runs
 
@@ -111,6 +112,7 @@ def test_server_killed_in_the_middle_and_synced_later(
         for step in range(1, 20):
             tracker.log_metrics({"loss": 1 / step}, step)
         wait_until_sent(path)
+        assert find_obstacle(track) is None
         server.kill()
         started = time.monotonic()
         for step in range(20, 40):

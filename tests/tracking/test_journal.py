@@ -13,7 +13,6 @@ from graftgan.journal import (
     pending_bytes,
     read_events,
     read_marker,
-    redacted,
     write_marker,
 )
 
@@ -89,21 +88,3 @@ def test_journals_are_found_below_a_folder(tmp_path: Path) -> None:
         Journal(tmp_path / name).close()
     assert [p.parent.name for p in journals(tmp_path)] == ["a", "b"]
     assert list(read_events(tmp_path / "absent.jsonl")) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "safe"),
-    [
-        ("track.uri", "https://me:pa@ss@host/x", "https://host/x"),
-        ("track.uri", "https://me:pa/ss@host/x", "https://host/x"),
-        ("data.path", "s3:/me:pa/ss@team/x", "s3:/team/x"),
-        ("note", "mail me@host about s3://team/x", "mail me@host about s3://team/x"),
-        ("track.uri", "postgresql://me:pass@host:5432/db", "postgresql://host:5432/db"),
-        ("track.uri", "sqlite:///.graftgan/mlflow.db", "sqlite:///.graftgan/mlflow.db"),
-        ("source", "get https://host/x?signature=abc&y=1 now", "get https://host/x?*** now"),
-        ("api_key", "abc", "***"),
-        ("finetune.lr_generator", "0.0015", "0.0015"),
-    ],
-)
-def test_secrets_are_blotted_out(key: str, value: str, safe: str) -> None:
-    assert redacted(key, value) == safe

@@ -94,6 +94,18 @@ def test_without_live_tracking_nothing_is_closed(mode: str, told: str, config: d
     assert told in close_run(params, FinalState("SUCCEEDED", "", ""))
 
 
+def test_secrets_in_the_error_of_a_run_reach_neither_tag_nor_card(config: dict[str, Any]) -> None:
+    from graftgan.tracking import Connection
+
+    told = "cannot fetch https://me:pl4nted@host/x?sig=pl4nted"
+    final = FinalState.of(json.dumps({**FAILED, "error": {"message": told}}))
+    live = resolve({"track": config["track"] | {"mode": "live"}}, "test")
+    closed = close_run(live, final)
+    (run,) = Connection(live.track).client.search_runs(["1"])
+    assert run.data.tags["graftgan.kfp.error"] == "cannot fetch https://host/x?***"
+    assert "pl4nted" not in card(final, closed)
+
+
 def test_the_handler_writes_a_card_and_its_output(config: dict[str, Any], tmp_path: Path) -> None:
     finish(handler_input(tmp_path, config, FAILED, tracking_uri="http://127.0.0.1:9"))
     text = (tmp_path / "summary").read_text()

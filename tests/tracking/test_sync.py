@@ -80,6 +80,10 @@ def test_a_run_arrives_whole_and_only_once(store: Track, place: Path) -> None:
     dataset = stage.inputs.dataset_inputs[0].dataset
     assert (dataset.name, dataset.digest, dataset.source) == ("micah", ("ab" * 32)[:36], "micah.parquet")
     assert len(stage.inputs.dataset_inputs) == 1
+    (given,) = parent.inputs.dataset_inputs
+    assert given.dataset.to_dictionary() == dataset.to_dictionary(), (
+        "the parent has it once, as the stage has"
+    )
     names = [item.path for item in client.list_artifacts(stage.info.run_id)]
     assert names == ["pictures", "sheets"]
     assert str(place / "artifacts") in stage.info.artifact_uri
@@ -221,6 +225,7 @@ def test_parallel_first_use_of_a_new_local_store(place: Path) -> None:
     track = Track(
         uri=f"sqlite:///{place / 'new' / 'mlflow.db'}",
         artifacts=str(place / "new" / "artifacts"),
+        timeout_s=60,
         system_metrics=False,
     )
     for stage in ("prepare", "rank", "report"):

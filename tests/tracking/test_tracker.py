@@ -154,6 +154,30 @@ def test_absent_artifact_is_named_and_left_out(place: Path, caplog: pytest.LogCa
     assert events("artifact") == []
 
 
+def test_only_small_files_of_some_patterns_are_picked_out_of_a_folder(
+    place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models = place / "models"
+    for name, size in {
+        "a/model.json": 4,
+        "a/gan.safetensors": 4,
+        "b/deep/x.json": 4,
+        "large.json": 5,
+    }.items():
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).write_bytes(b"1" * size)
+    monkeypatch.setattr("graftgan.tracker.MAX_PICKED_BYTES", 4)
+    with caplog.at_level("INFO", "graftgan"), open_tracker(params_for(JOURNAL), "rank", SAME) as tracker:
+        tracker.log_artifact(models, "finetune", ("**/*.json", "a/*.json"))
+        tracker.log_artifact(models, "finetune", ("*.png",))
+    (event,) = events("artifact")
+    copied = journal_root() / "key" / event.data["path"]
+    assert (copied.name, event.data["folder"]) == ("models", "finetune")
+    files = sorted(path.relative_to(copied).as_posix() for path in copied.rglob("*") if path.is_file())
+    assert files == ["a/model.json", "b/deep/x.json"]
+    assert f"{models / 'large.json'} is not logged: it is larger than 4 bytes" in caplog.text
+
+
 def test_system_use_is_sampled(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graftgan.tracker.SYSTEM_EVERY_S", 0.0)
     with open_tracker(params_for(Track(mode="journal")), "rank", SAME) as tracker:

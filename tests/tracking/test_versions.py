@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 import yaml
@@ -29,8 +28,10 @@ from graftgan.gallery import parse_truncations, write_gallery
 from graftgan.journal import ALIAS_TAG, CHAMPION, PREDECESSOR_TAG, REASON_TAG, SUPERSEDED_TAG
 from graftgan.packages import load_package, write_package
 from graftgan.registry import MlflowRegistry
+from graftgan.reporting.card import CONNECT
 from graftgan.tracking import Connection
 from graftgan.versions import compare, fetched, promote, rollback, table
+from tracking.support import python_examples, run_as_documented
 
 NAME = "toys"
 CARD = "# toys\n\nA **card** with <b>tags</b> & signs.\n"
@@ -114,6 +115,32 @@ def test_promotions_are_taken_back_one_by_one(registry: MlflowRegistry, three: l
     with pytest.raises(ConfigError, match="no version was champion before version 1"):
         rollback(registry, NAME, "more")
     assert registry.aliases(NAME) == {CHAMPION: "1"}
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_rollback_cut_short_is_finished_and_goes_no_further(
+    registry: MlflowRegistry, three: list[Registered], monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    for which in ("1", "2", "3"):
+        promote(registry, NAME, which, CHAMPION, "better")
+    steps = iter(range(6))
+
+    def failing(write: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return write(*given)
+
+        return call
+
+    with monkeypatch.context() as cut:
+        for name in ("set_registered_model_alias", "delete_model_version_tag", "set_model_version_tag"):
+            cut.setattr(registry._client, name, failing(getattr(registry._client, name)))
+        with pytest.raises(KeyboardInterrupt):
+            rollback(registry, NAME, "blurred")
+    assert rollback(registry, NAME, "blurred") == "toys: version 2 is champion again, version 3 is not"
+    assert registry.aliases(NAME) == {CHAMPION: "2"}
+    assert SUPERSEDED_TAG not in tags(registry, "2") and tags(registry, "3")[ALIAS_TAG] == ""
 
 
 def test_a_champion_of_an_older_program_knows_its_predecessor_by_the_successor(
@@ -278,19 +305,30 @@ def test_the_commands_reach_the_registry(
     assert len(Page((place / "one.html").read_text()).images) == 1
 
 
-def test_the_examples_of_the_docs_draw_tables_of_pictures(
-    registry: MlflowRegistry, three: list[Registered], store: Track, place: Path
-) -> None:
-    promote(registry, NAME, "2", CHAMPION, "x")
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    one, many = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    names: dict[str, Any] = {}
-    mlflow.set_tracking_uri(store.uri)
-    for example in (one, many.replace("range(1000)", "range(70)")):
-        assert "graftgan-micah@champion" in example
-        exec(example.replace("graftgan-micah", NAME), names)
-    assert names["images"].shape == (3, 32, 32, 3)
+def test_the_examples_of_the_docs_draw_tables_of_pictures(registry: MlflowRegistry, place: Path) -> None:
+    folder = package(place, 2, 0.2)
+    version = registry.publish("graftgan-micah", folder, digest_path(folder), {})
+    registry.promote(version, CHAMPION, "x")
+    root = Path(__file__).parents[2]
+    (short,) = python_examples((root / "README.md").read_text())
+    one, many = python_examples((root / "docs" / "serving.md").read_text())
+    assert run_as_documented(place, short)["images"].shape == (2, 32, 32, 3)
+    assert run_as_documented(place, one)["images"].shape == (3, 32, 32, 3)
+    run_as_documented(place, many.replace("range(1000)", "range(70)"))
     drawn = sorted((place / "pictures").iterdir())
     assert [path.name for path in (drawn[0], drawn[-1])] == ["000000.png", "000069.png"] and len(drawn) == 70
-    expected = load_package(place / "package2").sample(1, 69, 0.7)[0]
+    expected = load_package(folder).sample(1, 69, 0.7)[0]
     assert np.array_equal(np.asarray(Image.open(drawn[-1])), expected)
+
+
+def test_no_example_loads_a_model_before_it_says_where_from() -> None:
+    root = Path(__file__).parents[2]
+    loading = [
+        example
+        for page in (root / "README.md", *(root / "docs").glob("*.md"))
+        for example in python_examples(page.read_text())
+        if 'load_model("models:/' in example
+    ]
+    assert len(loading) >= 4
+    for example in loading:
+        assert f"{CONNECT}\nmodel = mlflow.pyfunc.load_model" in example

@@ -1,0 +1,96 @@
+"""Secrets in addresses: blotted out of texts, and out of whatever shows or keeps a failure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graftgan.console import Safe
+from graftgan.errors import DataError, TryAgain
+from graftgan.kfp_retry import Attempts
+from graftgan.redaction import blotted, has_secret_query, redacted
+
+SECRET = "https://me:pl4nted@host/x.safetensors?X-Signature=pl4nted"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "safe"),
+    [
+        ("track.uri", "https://me:pa@ss@host/x", "https://host/x"),
+        ("track.uri", "https://me:pa/ss@host/x", "https://host/x"),
+        ("data.path", "s3:/me:pa/ss@team/x", "s3:/team/x"),
+        ("note", "mail me@host about s3://team/x", "mail me@host about s3://team/x"),
+        ("track.uri", "postgresql://me:pass@host:5432/db", "postgresql://host:5432/db"),
+        ("track.uri", "sqlite:///.graftgan/mlflow.db", "sqlite:///.graftgan/mlflow.db"),
+        ("source", "get https://host/x?signature=abc&y=1 now", "get https://host/x?*** now"),
+        ("source", "why does s3://team/x? fail", "why does s3://team/x? fail"),
+        ("error", "models:/faces@champion is damaged", "models:/faces@champion is damaged"),
+        ("error", "two: http://a:b@h/x and http://c:d@h/y", "two: http://h/x and http://h/y"),
+        ("api_key", "abc", "***"),
+        ("finetune.lr_generator", "0.0015", "0.0015"),
+    ],
+)
+def test_secrets_are_blotted_out(key: str, value: str, safe: str) -> None:
+    assert redacted(key, value) == safe
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [
+        ("https://host/x?sig=a", True),
+        ("https://host/x?v=1&X-Amz-Signature=a", True),
+        ("postgresql://host/db?user=me&password=a", True),
+        ("https://host/x?access_token=a", True),
+        ("sqlite:///x.db?cache=shared", False),
+        ("https://host/token/x", False),
+        ("is a token = a key?", False),
+    ],
+)
+def test_queries_that_hold_secrets_are_told_from_others(address: str, secret: bool) -> None:
+    assert has_secret_query(address) is secret
+
+
+def test_failures_hold_no_secrets_in_either_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path))
+    error = TryAgain(f"{SECRET} does not answer", f"open {SECRET}")
+    assert error.message == "https://host/x.safetensors?*** does not answer"
+    assert "pl4nted" not in f"{error} {error!r} {error.args}" and "open https://host/" in error.remedy
+    attempts = Attempts.of("rank", "{}", {"KFP_RUN_ID": "run-1"})
+    attempts.failed(DataError(f"{SECRET} is damaged", f"replace {SECRET}"))
+    assert isinstance(attempts.note, Path)
+    assert "https://host/x.safetensors?***" in attempts.note.read_text()
+    assert "pl4nted" not in attempts.note.read_text()
+
+
+def test_messages_and_the_errors_that_they_tell_of_hold_no_secrets() -> None:
+    try:
+        raise OSError(f"cannot open {SECRET}")
+    except OSError:
+        record = logging.LogRecord("graftgan", logging.INFO, "", 1, "fetching %s", (SECRET,), sys.exc_info())
+    text = Safe().format(record)
+    assert text.startswith("fetching https://host/x.safetensors?***\nTraceback")
+    assert "pl4nted" not in text and text.count("https://host/") == 2
+
+
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError"])
+def test_what_nobody_foresaw_is_told_without_secrets(error: str) -> None:
+    code = (
+        "from graftgan import cli\n"
+        f"def broken(**_): raise {error}('lost {SECRET}')\n"
+        "cli.cli = broken\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "lost https://host/x.safetensors?***" in done.stderr, done.stderr
+    assert "pl4nted" not in done.stderr + done.stdout
+
+
+def test_an_escaped_address_is_blotted_out_as_well() -> None:
+    assert "pl4nted" not in blotted(json.dumps({"uri": SECRET})) and blotted(repr([SECRET])).endswith(
+        "?***']"
+    )
