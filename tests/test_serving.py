@@ -12,12 +12,16 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from mlflow.exceptions import MlflowException
 from stages.models import tiny_gan, write_models
 
-from graftgan.gans.base import Gan, sample
+from graftgan.gans.base import Gan, sample, to_uint8
+from graftgan.gans.laws import MinedNormal, TruncatedNormal
+from graftgan.gans.prior import Mixture, Prior
 from graftgan.packages import Package, write_package
-from graftgan.serving import MAX_ROWS, GraftganModel
+from graftgan.serving import GraftganModel
+from graftgan.serving_limits import MAX_ROWS
 from graftgan.tracking import save_pyfunc
 
 
@@ -195,3 +199,31 @@ def test_a_truncation_of_text_is_refused(plain: Path) -> None:
     inner = mlflow.pyfunc.load_model(str(plain)).unwrap_python_model()
     with pytest.raises(MlflowException, match="truncation_psi is 'much'; it must be a number"):
         inner.predict(None, pd.DataFrame({"seed": [1], "truncation_psi": ["much"]}))
+
+
+def mixture() -> Mixture:
+    means = torch.stack([torch.full((8,), -2.0), torch.full((8,), 1.0)])
+    return Mixture.of_moments(torch.tensor([0.4, 0.6]), means, torch.eye(8).expand(2, 8, 8) / 4)
+
+
+def mined() -> MinedNormal:
+    rng = torch.Generator().manual_seed(2)
+    return MinedNormal(((torch.randn(8, 8, generator=rng), torch.randn(8, generator=rng)),))
+
+
+@pytest.mark.parametrize(
+    "law", [mixture(), mixture().at(0.5), mined(), TruncatedNormal(8, 0.3)],
+    ids=["mixture", "on its way", "mined", "truncated"],
+)  # fmt: skip
+def test_a_model_with_a_law_of_its_own_is_served_from_it(tmp_path: Path, law: Prior) -> None:
+    gan = tiny_gan(1)
+    gan.prior = law
+    model = mlflow.pyfunc.load_model(str(save(tmp_path, gan)))
+    rows = pd.DataFrame({"seed": [5, 2**40, 5], "truncation_psi": [1.0, 0.5, 0.7]})
+    images = model.predict(rows)
+    gan.prior = None
+    for image, (seed, psi) in zip(images, rows.itertuples(index=False), strict=True):
+        z = law.draw_one(torch.Generator().manual_seed(int(seed)))[None]
+        with torch.no_grad():
+            assert np.array_equal(image, to_uint8(gan.generator_ema(z, None, float(psi), "const"))[0])
+        assert not np.array_equal(image, sample(gan.generator_ema, 1, int(seed), float(psi))[0])

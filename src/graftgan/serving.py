@@ -14,44 +14,21 @@ Limits: 64 rows and 12.6 million numbers a request (64 images of 256 px, 4 of 10
 from __future__ import annotations
 
 import math
-import os
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import DEADLINE_EXCEEDED
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 
 from graftgan.packages import Package, load_package
+from graftgan.serving_limits import MAX_ROWS, in_time, invalid
 
-MAX_ROWS = 64
 MAX_VALUES = 64 * 256 * 256 * 3
 MAX_SEED = 2**63 - 1
-TIMEOUT = "GRAFTGAN_SERVING_TIMEOUT_S"
-# Below the 60 s after which MLflow's server turns the client away, yet lets the work go on.
-TIMEOUT_S = 50.0
-
-
-def invalid(message: str) -> Exception:
-    """Return the error that a server answers with INVALID_PARAMETER_VALUE."""
-    error: Exception = MlflowException.invalid_parameter_value(message)
-    return error
-
-
-def late(limit_s: float) -> Exception:
-    """Return the error that a server answers with DEADLINE_EXCEEDED."""
-    error: Exception = MlflowException(
-        f"the request took longer than {limit_s:g} s; ask for fewer rows", error_code=DEADLINE_EXCEEDED
-    )
-    return error
 
 
 class GraftganModel(PythonModel):
@@ -84,30 +61,13 @@ class GraftganModel(PythonModel):
         if len(model_input) > self.max_rows:
             raise invalid(f"{len(model_input)} rows were sent; at most {self.max_rows} are taken at once")
         rows = [self._row(number, row) for number, row in enumerate(model_input.to_dict("records"))]
-        with self._in_time() as check:
+        with in_time(self._turn) as check:
             images = []
             for seed, psi, label in rows:
                 check()
                 images.append(self.package.sample(1, seed, psi, label))
         side, channels = self.package.spec.resolution, self.package.spec.channels
         return np.concatenate(images) if images else np.empty((0, side, side, channels), np.uint8)
-
-    @contextmanager
-    def _in_time(self) -> Iterator[Callable[[], None]]:
-        """Wait for the turn, and give what raises once the time is over."""
-        limit_s = float(os.environ.get(TIMEOUT, TIMEOUT_S))
-        over_s = time.monotonic() + limit_s
-
-        def check() -> None:
-            if time.monotonic() >= over_s:
-                raise late(limit_s)
-
-        if not self._turn.acquire(timeout=limit_s):
-            raise late(limit_s)
-        try:
-            yield check
-        finally:
-            self._turn.release()
 
     def _row(self, number: int, row: dict[Any, Any]) -> tuple[int, float, int | None]:
         seed = _whole(number, "seed", row["seed"], MAX_SEED)
