@@ -49,7 +49,8 @@ from graftgan.reporting.numbers import Interval
 from graftgan.reporting.sheets import save_png
 from graftgan.stages.lifelong import Learnt, Settings, example_sheet, learn_task, score_bank
 from graftgan.training.translators import translate
-from reporting.test_browser import EVIL, WIDTHS, browser, visit  # noqa: F401
+from reporting.browsing import WIDTHS, browser, opens_whole, visit  # noqa: F401
+from reporting.test_browser import EVIL
 from tests.bank.banks import SIZE_PX, TINY, grown
 
 
@@ -299,13 +300,7 @@ def test_it_opens_in_a_browser_without_complaint_and_fits(
 ) -> None:
     path = tmp_path / "report.html"
     path.write_text(render(facts), encoding="utf-8")
-    assert visit(browser, path, width, charts=False) == []
-    wide, window = browser.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert (wide, window) == (WIDTHS[width][0],) * 2, "the page does not scroll sideways"
-    empty = "return [...document.images].filter(i => i.src && !i.naturalWidth).length"
-    assert browser.execute_script(empty) == 0, "every picture is shown"
-    requests = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert [name for name in requests if not name.startswith("data:")] == []
+    opens_whole(browser, path, width, charts=False)
     browser.execute_script("document.querySelector('img.zoom').click()")
     assert browser.execute_script("return document.getElementById('zoom').open") is True
 

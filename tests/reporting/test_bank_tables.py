@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 from graftgan.reporting.bank_tables import bank_card, scores_table, storage_table, task_line, verdict
+from graftgan.reporting.card import CONNECT
 
 CALM = {"value": 0.125, "low": 0.1, "high": 0.15}
 
@@ -45,7 +46,8 @@ def test_a_card_tells_tasks_licences_limits_and_use() -> None:
     card = bank_card("faces", facts, TASKS, SCORES, PROOF)
     assert card.startswith("# faces: 2 image-to-image tasks\n")
     assert "- a: CC0-1.0\n- b: licence not stated" in card and "- t2: few &lt;images&gt;" in card
-    assert 'load_model("models:/faces@champion")' in card and '"task": ["t1"]' in card
+    assert f'{CONNECT}\nmodel = mlflow.pyfunc.load_model("models:/faces@champion")' in card
+    assert '"task": ["t1"]' in card
     assert card == bank_card("faces", facts, TASKS, SCORES, PROOF)
 
 

@@ -39,6 +39,19 @@ def test_warnings_of_all_stages_come_once_and_in_order(inputs: dict[str, Path]) 
     ]
 
 
+def test_what_prepare_told_stands_for_the_splits_that_are_missing(inputs: dict[str, Path]) -> None:
+    told = [
+        "12 images are smaller than 32 pixels and were enlarged",
+        "there is no test split: too few images",
+    ]
+    edit(inputs["dataset"] / "dataset.json", missing={"test": "too few images"}, warnings=told)
+    facts = read_facts(inputs)
+    assert facts.warnings()[:3] == [*told, "Data check failed: few blank images"]
+    assert not any(text.startswith("No test images") for text in facts.warnings())
+    edit(inputs["dataset"] / "dataset.json", missing={}, warnings=[])
+    assert read_facts(inputs).warnings()[0] == "Data check failed: few blank images"
+
+
 @pytest.mark.parametrize(
     ("file", "key", "writer"),
     [

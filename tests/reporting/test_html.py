@@ -182,6 +182,16 @@ def test_one_run_alone(tmp_path: Path) -> None:
     assert heads.startswith("Measure Chosen: Portraits faces Floor")
 
 
+def test_what_auto_took_is_shown_with_its_reason(tmp_path: Path) -> None:
+    inputs = build(tmp_path)
+    assert "taken by" not in page(read_facts(inputs)).words
+    why = "for 24 training images: with 25 images <it> did best"
+    edit(inputs["models"] / "chosen" / "model.json", method="lora", method_asked="auto", method_why=why)
+    words = page(read_facts(inputs)).words
+    assert "Method lora, taken by auto" in words
+    assert f"finetune.method: auto took lora {why}" in words
+
+
 def test_scratch_as_the_choice(tmp_path: Path) -> None:
     inputs = build(tmp_path, runs=("chosen",))
     edit(inputs["models"] / "chosen" / "model.json", source=None, source_title=None, source_sha256=None)

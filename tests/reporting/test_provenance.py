@@ -11,7 +11,7 @@ from reporting.synthetic import DIGEST, PROTOCOL, SHA, edit
 
 def test_digests(facts: Facts) -> None:
     found = dict(digests(facts, "c" * 64))
-    assert (found["Image set"], found["Code"]) == (DIGEST, "c" * 64)
+    assert (found["Image set"], found["Code revision"]) == (DIGEST, "c" * 64)
     assert found["Protocol of the scores"] == found["Protocol of the ranking"] == PROTOCOL
 
 

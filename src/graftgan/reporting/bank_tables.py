@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from graftgan.reporting.card import CONNECT
 from graftgan.reporting.markdown import escape
 from graftgan.reporting.numbers import Interval, decimals_for, range_text, text
 
@@ -144,6 +145,7 @@ def _use(name: str, task: str) -> list[str]:
         "```python",
         "import mlflow, pandas, pathlib",
         "",
+        CONNECT,
         f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
         'image = pathlib.Path("input.png").read_bytes()',
         f'made = model.predict(pandas.DataFrame({{"task": ["{task}"], "image": [image]}}))',

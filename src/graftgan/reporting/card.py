@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from graftgan.config import Track
+from graftgan.reporting.facts import decision
 from graftgan.reporting.markdown import code as code_span
 from graftgan.reporting.markdown import escape
 from graftgan.reporting.numbers import NONE, Interval, decimals_for, number, text
@@ -17,6 +19,9 @@ NOT_INTENDED = (
     "Passing samples off as photographs or as the work of the image set's authors, and any use that the "
     "licences below do not allow."
 )
+
+# The default, not the address that was used: equal models have equal cards, and addresses are not for them.
+CONNECT = f'mlflow.set_tracking_uri("{Track().uri}")  # track.uri'
 
 
 def model_card(
@@ -82,6 +87,8 @@ def _source(model: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
 def _method(model: Mapping[str, Any]) -> list[str]:
     seen, total = number(model.get("images_seen")), number(model.get("images_total"))
     lines = [f"- Transfer method {code_span(model['method'])}, seed {model['seed']}"]
+    if told := decision(model):
+        lines.append(f"- {escape(told)}")
     if seen is not None and total is not None:
         lines.append(f"- {total / 1000:g} kimg of training; the checkpoint at {seen / 1000:g} kimg was kept")
     return lines
@@ -137,6 +144,7 @@ def _use(name: str, model: Mapping[str, Any]) -> list[str]:
         "```python",
         "import mlflow, pandas",
         "",
+        CONNECT,
         f'model = mlflow.pyfunc.load_model("models:/{name}@champion")',
         f"images = model.predict(pandas.DataFrame({columns}))  # uint8, one image a row",
         "```",

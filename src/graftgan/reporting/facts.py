@@ -56,6 +56,11 @@ class RunFacts:
         return self.model.get("source")
 
     @property
+    def decision(self) -> str:
+        """Which method was taken for `finetune.method: auto`, and why; empty where the user named it."""
+        return decision(self.model)
+
+    @property
     def label(self) -> str:
         """What the run is, in a few words."""
         origin = self.model.get("source_title") or self.source or "no source"
@@ -63,6 +68,17 @@ class RunFacts:
             self.name, self.name
         )
         return kind if self.name == "scratch" else f"{kind}: {origin if self.source else 'from scratch'}"
+
+
+def decision(model: Mapping[str, Any]) -> str:
+    """Return which method was taken instead of what was asked, and why; empty if none was.
+
+    Args:
+        model: Content of `model.json`.
+    """
+    if not model.get("method_asked"):
+        return ""
+    return f"finetune.method: {model['method_asked']} took {model['method']} {model['method_why']}"
 
 
 @dataclass(frozen=True)
@@ -90,14 +106,18 @@ class Facts:
 
     def warnings(self) -> list[str]:
         """Return every warning of every stage once, in the order of the stages."""
-        found = [
-            f"No {split} images: {reason}" for split, reason in (self.dataset.get("missing") or {}).items()
-        ]
+        told = self.dataset.get("warnings")
+        if told is None:
+            # Image sets of earlier versions keep no other warnings.
+            missing = self.dataset.get("missing") or {}
+            told = [f"No {split} images: {reason}" for split, reason in missing.items()]
+        found = list(told)
         for result in self.dataset["expectations"].get("results", []):
             if not result.get("success", True):
                 found.append(f"Data check failed: {result.get('what') or result.get('expectation')}")
         found += self.ranking.get("warnings") or []
         for run in self.runs:
+            found += [run.decision] if run.decision else []
             found += [f"{run.label}: {text}" for text in run.model.get("warnings") or []]
         found += self.scores.get("warnings") or []
         return list(dict.fromkeys(str(text) for text in found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -25,7 +25,8 @@ def digests(facts: Facts, code: str) -> list[tuple[str, str]]:
     """
     rows = [
         ("Image set", str(facts.dataset["digest"])),
-        ("Code", code),
+        # Not the commit: equal inputs give equal reports, in a repository and without one.
+        ("Code revision", code),
         ("Version", graftgan.__version__),
         ("Protocol of the ranking", str(facts.ranking["protocol"])),
         ("Protocol of the scores", str(facts.scores["protocol"])),
@@ -38,7 +39,7 @@ def run_table(facts: Facts) -> list[tuple[str, list[str]]]:
     properties: dict[str, Callable[[RunFacts], str]] = {
         "Source": lambda run: str(run.source or "none"),
         "Source sha256": lambda run: str(run.model.get("source_sha256") or NONE),
-        "Method": lambda run: str(run.model["method"]),
+        "Method": lambda run: method_of(run.model),
         "Seed": lambda run: str(run.model["seed"]),
         "Images seen": lambda run: kimg(run.model.get("images_total")),
         "Checkpoint kept at": lambda run: kimg(run.model["images_seen"]),
@@ -47,6 +48,12 @@ def run_table(facts: Facts) -> list[tuple[str, list[str]]]:
         "Stored": lambda run: _megabytes(run.model.get("stored_bytes")),
     }
     return [(label, [read(run) for run in facts.runs]) for label, read in properties.items()]
+
+
+def method_of(model: Mapping[str, Any]) -> str:
+    """Return the method of a run, with what was asked for where that is another."""
+    asked = model.get("method_asked")
+    return f"{model['method']} (taken by {asked})" if asked else str(model["method"])
 
 
 def _megabytes(size: Any) -> str:
