@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from graftgan import preflight
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.cli import main
 from graftgan.contract import digest_file
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.preflight import machine
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
 Call = Callable[..., tuple[int, str]]
@@ -81,9 +81,23 @@ def test_all_that_is_checked_is_said(call: Call) -> None:
         "prepare: would run", "checks images holds 40 images", "checks out/prepare can be written",
         "rank: would run after prepare", "checks computes on cpu", "checks 1 sources of catalogue.yaml are",
         "checks rank.extractor=efflite0-128: ", "checks finetune.method=full goes", "evaluate.extractor=",
+        "checks training needs about ", " MiB of memory with finetune.batch=",
     ):  # fmt: skip
         assert part in said
     assert "FAILS" not in said
+
+
+def test_too_little_memory_is_told_with_the_batch_that_fits(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftgan.training.memory.available_bytes", lambda device: 20 << 20)
+    code, said = call("run", "finetune.batch=512")
+    assert code == 0, said
+    assert "checks WARNING: training needs about" in said and "with finetune.batch=512" in said
+    assert "would fit" in said
+    # A method without a discriminator is not counted, and a wrong one is told of once.
+    assert "MiB of memory with" not in call("run", "finetune.method=bsa")[1]
+    assert call("run", "finetune.method=none")[1].count("FAILS") <= 1
 
 
 FAILURES = [
@@ -103,6 +117,9 @@ FAILURES = [
     ("run", 2, "runtime.device=cuda:77", "runtime.device: cuda:77 is not on this machine"),
     ("run", 2, "finetune.precision=fp16", "finetune.precision: fp16 needs a GPU"),
     ("run", 2, "finetune.method=class_embedding", "class_embedding"),
+    ("run", 2, "finetune={method: class_embedding, class_embedding: {judge: vgg}}", "extractor 'vgg'"),
+    ("run", 2, "finetune={method: class_embedding, class_embedding: {judge_classifier: 'onnx:absent.onnx'}}",
+     "no file at absent.onnx"),
     ("run", 2, "finetune.penalties=[none]", "finetune.penalties: 'none' is not a penalty"),
     ("run", 2, "finetune={r1_on_fakes: true, r1_gamma: 0}", "finetune.r1_on_fakes=true with finetune.r1_g"),
     ("run", 2, "finetune={method: auto, penalties: [bsd], bsd_k: 99}", "finetune.bsd_k is 99, but finetune"),
@@ -118,6 +135,12 @@ def test_what_would_fail_has_its_exit_code(
     found, said = call(command, setting)
     assert (found, part in said) == (code, True), said
     assert "fix: " in said and "Traceback" not in said
+
+
+def test_what_has_no_effect_from_scratch_is_told(call: Call) -> None:
+    code, said = call("run", "rank.choose=scratch", "finetune.method=lora")
+    assert code == 0 and "WARNING: finetune.method=lora: no effect on this run" in said, said
+    assert "no effect" not in call("run", "finetune.method=lora")[1]
 
 
 def test_a_stage_without_its_inputs_names_who_makes_them(call: Call) -> None:
@@ -202,14 +225,14 @@ def test_a_folder_without_permission(call: Call, read_only: Path) -> None:
 
 
 def test_too_little_space_can_be_tried_again(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 1 << 60)
     code, said = call("prepare")
     assert (code, "no space left on the disk of out/prepare" in said) == (75, True)
     monkeypatch.undo()
 
 
 def test_the_packed_size_is_known_beforehand(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 0)
+    monkeypatch.setattr(machine, "LEAST_FREE_BYTES", 0)
     free = shutil.disk_usage(".")._replace(free=40 * 32 * 32 * 3)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     assert call("prepare")[0] == 0
