@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import threading
 import warnings
 import zlib
 from typing import Any
@@ -347,3 +349,32 @@ def test_a_signal_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "open", interrupted)
     with pytest.raises(Interrupted):
         decode(picture, PLAIN)
+
+
+def test_threads_decode_by_their_own_limits_and_leave_none_behind() -> None:
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    data = png_of_size(64, 64)
+    wrong: list[str] = []
+
+    def work(limit: int) -> None:
+        for _ in range(40):
+            try:
+                decode(data, options(resolution=32, max_pixels=limit))
+                taken = True
+            except BadImageError:
+                taken = False
+            if taken != (limit >= 64 * 64):
+                wrong.append(f"{limit}: {taken}")
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(limit,)) for limit in (1000, 4095, 4096, 10**6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert wrong == []
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import gc
 import logging
 import sys
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,49 @@ def test_data_docs_are_pages_that_name_the_images(tmp_path: Path, capfd: pytest.
     assert capfd.readouterr().err == ""
 
 
+HOSTILE = [
+    "<img src=x onerror=alert(1)>.png",
+    "</td><script>alert(2)</script>",
+    "a&lt;b&amp;$x{{7*7}}'\".png",
+]
+
+
+class Cells(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, tuple(sorted(attrs))))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_names_in_the_data_docs_are_text_and_nothing_else(tmp_path: Path) -> None:
+    """Where names are those of offenders, and where they are the values that offend."""
+
+    def shown(names: Sequence[str], docs: Path) -> Cells:
+        twice = [*names, *names]
+        faults = {"name": [*twice, *map(str, range(14))], "duplicate": first(6, True, False)}
+        checked = by_name(gx.check(tables(**faults), wanted(), docs))
+        assert sorted(checked["max_duplicate_share"].offending) == sorted(twice)
+        assert sorted(checked["unique_names"].offending) == sorted(twice)
+        (page,) = docs.rglob("validations/**/*images.html")
+        return Cells(page.read_text())
+
+    plain = shown(["a.png", "b.png", "c.png"], tmp_path / "plain")
+    hostile = shown(HOSTILE, tmp_path / "hostile")
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
+    assert not [attrs for _, attrs in hostile.elements if "onerror" in dict(attrs)]
+    assert all(name in hostile.text for name in HOSTILE)
+
+
 def test_without_the_library_pandas_checks_and_a_plain_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,24 +212,58 @@ def test_every_configured_limit_has_an_expectation_of_its_name() -> None:
     assert set(Expectations.model_fields) <= {e.name for e in wanted()}
 
 
-def test_failure_names_expectation_observation_images_and_page() -> None:
+def test_failure_names_expectation_observation_images_and_page(tmp_path: Path) -> None:
     data = tables(side=first(7, 3, 64), facts={"label_imbalance": 30.0})
     checked = [check_with_pandas(data[e.table], e) for e in wanted()]
     with pytest.raises(DataError) as error:
-        raise_failed(Path("my/set"), checked, Path("docs"))
+        raise_failed(Path("my/set"), checked, tmp_path)
     text = str(error.value)
-    assert "my/set fails 2 expectations" in text and "docs/index.html" in text and "data.expectations" in text
+    assert "my/set fails 2 expectations" in text and "data.expectations" in text
+    assert str(tmp_path / "index.html") in text and f"are named in {tmp_path / 'offending.txt'}" in text
     assert (
         "min_side_px" in text and "7 of 20 images do not: '0.png', " in text and "'4.png' and 2 more" in text
     )
     assert "max_label_imbalance" in text and "observed 30: 'rare.png'" in text
-    raise_failed(Path("my/set"), [c for c in checked if c.success], Path("docs"))
+    raise_failed(Path("my/set"), [c for c in checked if c.success], tmp_path / "absent")
+
+
+def test_a_failure_of_no_single_image_names_the_page_alone(tmp_path: Path) -> None:
+    checked = [check_with_pandas(tables(n=4)["images"], wanted()[0])]
+    with pytest.raises(DataError) as error:
+        raise_failed(Path("my/set"), checked, tmp_path)
+    assert str(tmp_path / "index.html") in error.value.remedy and "offending" not in error.value.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_every_one_of_200_offenders_is_listed(tmp_path: Path, library: bool) -> None:
+    names = ["two\nlines: 'x'.png", "größe.png", "rtl\u202egnp.exe", "a\r\0b.png"]
+    names += [f"{i}.png" for i in range(len(names), 200)]
+    data = tables(n=200, name=names, side=[3] * 200, facts={"bad_share": 0.5, "label_imbalance": 99.0})
+    bad, rare = [f"bad{i}\udc80.png" for i in range(200)], [f"rare{i}\n.png" for i in range(200)]
+    checks = expectations(Data(), bad, rare)
+    if library:
+        checked = gx.check(data, checks, tmp_path)
+    else:
+        checked = [check_with_pandas(data[e.table], e) for e in checks]
+    with pytest.raises(DataError) as error:
+        raise_failed(Path("my/set"), checked, tmp_path)
+    listed = tmp_path / "offending.txt"
+    assert str(listed) in error.value.remedy
+    lines = [line.split(": ", 1) for line in listed.read_text("ascii").split("\n")[:-1]]
+    found: dict[str, list[str]] = {}
+    for expectation, literal in lines:
+        found.setdefault(expectation, []).append(ast.literal_eval(literal))
+    assert found == {"min_side_px": names, "max_bad_share": bad, "max_label_imbalance": rare}
+    assert "200 of 200 images do not" in str(error.value) and "and 195 more" in str(error.value)
 
 
 def test_offending_images_are_counted_beyond_those_kept() -> None:
     data = tables(n=200, side=[3] * 200)
     found = check_with_pandas(data["images"], wanted()[2])
-    assert len(found.offending) == 50 and found.offending_count == 200
+    assert len(found.offending) == 200
+    page = plain_page([found])
+    assert "49.png and 150 more" in page and "50.png" not in page
     facts = to_facts([found])
     assert facts["success"] is False
     assert facts["results"][0] == {

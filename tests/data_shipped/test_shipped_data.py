@@ -23,6 +23,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from graftgan.context import Context
+from graftgan.data.dataset import ImageSet
+from graftgan.params import load
+from graftgan.stages import prepare
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 ALLOWED = {"CC-BY-4.0", "CC0-1.0", "MIT"}
@@ -100,6 +105,24 @@ def test_columns_and_counts(name: str) -> None:
 @pytest.mark.parametrize("name", KINDS["target"])
 def test_targets_leave_a_thousand_held_out_images(name: str) -> None:
     assert len(set(column(name, "group"))) == table(name).num_rows >= 1000 + 1000
+
+
+@pytest.mark.parametrize("name", KINDS["target"])
+def test_the_split_of_the_shipped_parameters_holds_out_a_thousand_images(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "great_expectations", None)
+    here = ["runtime.workers=1", f"data.path={DATA / BY_NAME[name]['file']}"]
+    outputs = {port: tmp_path / port for port in ("dataset", "data_docs")}
+    for folder in outputs.values():
+        folder.mkdir()
+    prepare.run(
+        {}, load(ROOT / "params.yaml", here), outputs, Context(tmp_path / "state", tmp_path / "cache")
+    )
+    images = ImageSet.open(outputs["dataset"])
+    assert images.missing == {}
+    assert images.size("train") == 100
+    assert images.size("test") >= 1000
 
 
 @pytest.mark.parametrize("name", BY_NAME)

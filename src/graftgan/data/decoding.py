@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,9 +115,21 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in ACCEPTED if name in Image.OPEN)
 
 
+_turn = threading.Lock()
+
+
 @contextmanager
 def _strict(max_pixels: int) -> Iterator[None]:
-    """Make Pillow refuse bombs and truncated files for the length of the block."""
+    """Make Pillow refuse bombs and truncated files for the length of the block, one thread after another.
+
+    Its limit and Python's filters are the whole process's: threads that each set and restored them would
+    decode by another's limit, and leave the last one's behind.
+    """
+    with _turn:
+        yield from _set(max_pixels)
+
+
+def _set(max_pixels: int) -> Iterator[None]:
     saved = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
     Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
     try:

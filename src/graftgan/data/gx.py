@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import os
 import shutil
@@ -48,7 +49,7 @@ def check(tables: Mapping[str, pd.DataFrame], wanted: Sequence[Expectation], doc
         suite = context.suites.add(suite)
         batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
         definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
-        found |= _run(context, context.validation_definitions.add(definition), table, wanted)
+        found |= _run(context, context.validation_definitions.add(definition), _escaped(table), wanted)
     return [found[e.name] for e in wanted]
 
 
@@ -78,6 +79,11 @@ def translate(wanted: Expectation) -> Any:
             )
 
 
+def _escaped(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with names that hold no HTML; the library's pages take values as they are."""
+    return table.assign(name=table["name"].map(html.escape)) if "name" in table else table
+
+
 def _run(
     context: Any, definition: Any, table: pd.DataFrame, wanted: Sequence[Expectation]
 ) -> dict[str, Checked]:
@@ -104,7 +110,7 @@ def _reduce(wanted: Expectation, raw: Mapping[str, Any], table: pd.DataFrame) ->
         return outcome(wanted, bool(raw["success"]), result["observed_value"], 1, [])
     if wanted.table == "facts":
         return outcome(wanted, bool(raw["success"]), table[wanted.column].iloc[0], len(table), [])
-    names = [str(entry["name"]) for entry in result.get("unexpected_index_list") or []]
+    names = [html.unescape(str(entry["name"])) for entry in result.get("unexpected_index_list") or []]
     return outcome(wanted, bool(raw["success"]), None, len(table), names)
 
 

@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -20,6 +20,8 @@ from graftgan.data.dataset import SPLITS
 from graftgan.errors import DataError
 
 LIBRARY = "great_expectations"
+# All of them, one a line, beside the pages of a failed check.
+OFFENDING = "offending.txt"
 MAX_OFFENDING = 50
 SHOWN_OFFENDING = 5
 Kind = Literal["row_count", "between", "in_set", "unique", "matches"]
@@ -59,14 +61,21 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Checked:
-    """The outcome of one expectation: `observed` is a value, or a sentence on the share of the rows."""
+    """The outcome of one expectation.
+
+    Attributes:
+        expectation: Name of the check.
+        what: The sentence that must be true.
+        success: Whether it is.
+        observed: A value, or a sentence on the share of the rows.
+        offending: All images that do not satisfy it.
+    """
 
     expectation: str
     what: str
     success: bool
     observed: str
     offending: list[str] = field(default_factory=list)
-    offending_count: int = 0
 
 
 def expectations(data: Data, bad: Sequence[str], rare_labels: Sequence[str]) -> list[Expectation]:
@@ -239,30 +248,64 @@ def outcome(wanted: Expectation, success: bool, value: Any, total: int, names: S
     observed = f"{len(names)} of {total} images do not" if value is None else f"{value:.6g}"
     if wanted.table == "facts":
         names = [] if success else wanted.offending
-    return Checked(wanted.name, wanted.what, success, observed, list(names[:MAX_OFFENDING]), len(names))
+    return Checked(wanted.name, wanted.what, success, observed, list(names))
 
 
 def to_facts(checked: Sequence[Checked]) -> dict[str, Any]:
-    """Return the outcomes as they stand in `dataset.json`."""
-    return {"success": all(c.success for c in checked), "results": [asdict(c) for c in checked]}
+    """Return the outcomes as they stand in `dataset.json`, with at most 50 names each."""
+    results = [
+        asdict(replace(c, offending=c.offending[:MAX_OFFENDING])) | {"offending_count": len(c.offending)}
+        for c in checked
+    ]
+    return {"success": all(c.success for c in checked), "results": results}
+
+
+def list_offending(checked: Sequence[Checked], folder: Path) -> Path | None:
+    """Write every image of every failed expectation into `offending.txt`, one a line, and return its path.
+
+    A line is the name of the expectation and the image's as a Python literal, which is one line of plain
+    text whatever a hostile name holds.
+
+    Args:
+        checked: The outcomes.
+        folder: Existing folder for the file; none is written if no single image is at fault.
+    """
+    lines = [f"{c.expectation}: {name!a}\n" for c in checked if not c.success for name in c.offending]
+    if not lines:
+        return None
+    (folder / OFFENDING).write_text("".join(lines), encoding="ascii")
+    return folder / OFFENDING
 
 
 def raise_failed(source: Path, checked: Sequence[Checked], docs: Path) -> None:
-    """Raise if an expectation does not hold.
+    """Raise if an expectation does not hold, and list all images at fault beside the pages.
+
+    Args:
+        source: The image set.
+        checked: The outcomes.
+        docs: Folder of the pages, which outlives the stage.
 
     Raises:
-        DataError: Naming each that fails, what was observed, and the images.
+        DataError: Naming each that fails, what was observed, the first images, and the file with all.
     """
-    lines = []
-    for failed in (c for c in checked if not c.success):
-        shown = ", ".join(repr(name) for name in failed.offending[:SHOWN_OFFENDING])
-        more = failed.offending_count - SHOWN_OFFENDING
-        tail = f": {shown}" + (f" and {more} more" if more > 0 else "") if shown else ""
-        lines.append(f"{failed.expectation}: expected that {failed.what}; observed {failed.observed}{tail}")
-    if lines:
-        keys = "the keys of the same names under data.expectations"
-        remedy = f"mend the image set, or change {keys}; all images are named in {docs / 'index.html'}"
-        raise DataError(f"{source} fails {len(lines)} expectations\n  " + "\n  ".join(lines), remedy)
+    failed = [c for c in checked if not c.success]
+    if not failed:
+        return
+    named = list_offending(failed, docs)
+    keys = "the keys of the same names under data.expectations"
+    told = f"the checks are in {docs / 'index.html'}"
+    told += f"; all images at fault are named in {named}" if named else ""
+    lines = "".join(f"\n  {_complaint(c)}" for c in failed)
+    raise DataError(
+        f"{source} fails {len(failed)} expectations{lines}", f"mend the image set, or change {keys}; {told}"
+    )
+
+
+def _complaint(failed: Checked) -> str:
+    shown = ", ".join(repr(name) for name in failed.offending[:SHOWN_OFFENDING])
+    more = len(failed.offending) - SHOWN_OFFENDING
+    tail = f": {shown}" + (f" and {more} more" if more > 0 else "") if shown else ""
+    return f"{failed.expectation}: expected that {failed.what}; observed {failed.observed}{tail}"
 
 
 def plain_page(checked: Sequence[Checked]) -> str:
@@ -270,7 +313,7 @@ def plain_page(checked: Sequence[Checked]) -> str:
     rows = "".join(
         f"<tr><td>{'holds' if c.success else 'FAILS'}</td><td>{html.escape(c.expectation)}</td>"
         f"<td>{html.escape(c.what)}</td><td>{html.escape(c.observed)}</td>"
-        f"<td>{html.escape(', '.join(c.offending))}</td></tr>\n"
+        f"<td>{html.escape(_some(c.offending))}</td></tr>\n"
         for c in checked
     )
     head = "<tr><th></th><th>expectation</th><th>what</th><th>observed</th><th>images</th></tr>\n"
@@ -278,3 +321,8 @@ def plain_page(checked: Sequence[Checked]) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data checks</title></head>\n'
         f'<body><h1>Data checks</h1>\n<table border="1">\n{head}{rows}</table></body></html>\n'
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_OFFENDING
+    return ", ".join(names[:MAX_OFFENDING]) + (f" and {more} more" if more > 0 else "")
