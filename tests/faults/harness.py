@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,7 +41,9 @@ LEARN_LIST = ("lifelong", "run", "--params", "list.yaml", "--out", "list")
 NIGHTS = 8
 SHARE = "FAULTS_SHARE"
 Item = TypeVar("Item")
-WATCH, KILL, TORN, FAIL, FAIL_ON = range(5)
+WATCH, KILL, TORN, FAIL, FAIL_ON, TERM = range(6)
+STOPPING = "SIGTERM "
+SAVE = re.compile(r"rename .*/images-\d{12}")
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
 PARAMS: dict[str, Any] = {
     "data": {"path": "images.zip", "split": {"validation": 0.25, "test": 0.25}},
@@ -95,7 +98,8 @@ class Fault:
 
     Attributes:
         mode: WATCH counts only; KILL kills before the operation, TORN in it (half of a write arrives) or
-            right behind it; FAIL makes it fail; FAIL_ON makes it and all later ones fail, but for removals.
+            right behind it; FAIL makes it fail; FAIL_ON makes it and all later ones fail, but for removals;
+            TERM sends SIGTERM before it.
         at: Number of the operation, from 1.
         error: errno of a failure.
     """
@@ -114,12 +118,14 @@ class End:
         output: What it said.
         operations: Its file operations below the project, with path, if it was armed.
         seconds: How long it took.
+        stopping_s: How long it took from the SIGTERM of a fault to the end.
     """
 
     code: int
     output: str
     operations: list[str]
     seconds: float
+    stopping_s: float | None = None
 
 
 class Warm:
@@ -170,7 +176,11 @@ class Warm:
         self.process.stdin.flush()
         told = self._read()
         text = output.read_text(errors="replace")
-        return End(told["code"], text, log.read_text(errors="replace").splitlines(), told["seconds"])
+        lines = log.read_text(errors="replace").splitlines()
+        sent = [float(line.removeprefix(STOPPING)) for line in lines if line.startswith(STOPPING)]
+        operations = [line for line in lines if not line.startswith(STOPPING)]
+        stopping_s = told["ended"] - sent[0] if sent else None
+        return End(told["code"], text, operations, told["seconds"], stopping_s)
 
     def close(self) -> None:
         """End the process."""
@@ -255,7 +265,8 @@ def outputs(place: Path, stage: str) -> dict[str, str]:
 def left_over(place: Path) -> list[str]:
     """Return the temporary places of unfinished writing below the folders of outputs."""
     found = [p for name in ("out", "bank", "study", "list") for p in (place / name).rglob(".*")]
-    return [str(p.relative_to(place)) for p in found if p.name != ".lock"]
+    # A lock is void without its process; it goes with the next run that takes it.
+    return [str(p.relative_to(place)) for p in found if p.suffix != ".lock" and p.name != ".lock"]
 
 
 def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
@@ -278,6 +289,24 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
         by_stem = {path.stem: path for path in folder.iterdir() if not path.name.startswith(".")}
         wrong += [n for n, e in result.outputs.items() if digest_path(by_stem[n]) != e.digest]
     return wrong
+
+
+def save_points(operations: Sequence[str]) -> list[int]:
+    """Return the numbers of the renames that put a saved state in its place."""
+    return [number for number, line in enumerate(operations, 1) if SAVE.fullmatch(line)]
+
+
+def states(place: Path) -> list[Path]:
+    """Return the saved states of a project, that with the most images last."""
+    found = (path for path in place.rglob("images-*") if path.is_dir())
+    return sorted(
+        (path for path in found if not path.parent.name.startswith(".")), key=lambda path: path.name
+    )
+
+
+def images_of(state: Path | str) -> int:
+    """Return the images that a saved state had seen, by its path."""
+    return int(str(state).rpartition("images-")[2])
 
 
 def spread(total: int, count: int) -> Sequence[int]:

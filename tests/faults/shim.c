@@ -17,9 +17,10 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { WATCH = 0, KILL = 1, TORN = 2, FAIL = 3, FAIL_ON = 4 };
+enum { WATCH = 0, KILL = 1, TORN = 2, FAIL = 3, FAIL_ON = 4, TERM = 5 };
 
 static char root[PATH_MAX];
 static size_t root_length;
@@ -34,6 +35,18 @@ void faults_arm(const char *folder, long number, int what, int error, int log) {
 
 static void die(void) {
     syscall(SYS_kill, getpid(), SIGKILL);
+}
+
+/* Send SIGTERM to the process, and note when in the log. */
+static void ask_to_stop(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (log_fd >= 0) {
+        char line[64];
+        int n = snprintf(line, sizeof line, "SIGTERM %lld.%09ld\n", (long long)now.tv_sec, now.tv_nsec);
+        syscall(SYS_write, log_fd, line, n);
+    }
+    syscall(SYS_kill, getpid(), SIGTERM);
 }
 
 static int counts(const char *path) {
@@ -78,6 +91,11 @@ static int meet(const char *name, const char *path) {
     if (mode == FAIL_ON) return number >= at && !frees ? FAIL : 0;
     if (number != at) return 0;
     if (mode == KILL) die();
+    if (mode == TERM) {
+        ask_to_stop();
+        errno = kept;
+        return 0;
+    }
     return mode;
 }
 

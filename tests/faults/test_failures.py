@@ -10,7 +10,24 @@ from pathlib import Path
 
 import pytest
 from faults.conftest import Baseline
-from faults.harness import FAIL, FAIL_ON, KILL, STAGES, TASK, TORN, Fault, Warm, outputs, share_of, words
+from faults.harness import (
+    FAIL,
+    FAIL_ON,
+    KILL,
+    LIST,
+    STAGES,
+    STUDY,
+    TASK,
+    TORN,
+    Fault,
+    Warm,
+    images_of,
+    outputs,
+    save_points,
+    share_of,
+    states,
+    words,
+)
 from faults.test_kill import COMMANDS, LONG, goes_on
 
 STATE = "state.safetensors"
@@ -62,30 +79,6 @@ def test_every_file_operation_may_fail(
         check_failing(armed, baseline, stage, Fault(mode, at, error), tmp_path / "p")
         shutil.rmtree(tmp_path / "p")
     print(f"{stage}: {errno.errorcode[error]} at {len(done)} of {len(places)} operations")
-
-
-def save_points(operations: list[str]) -> list[int]:
-    """Return the numbers of the renames that put a saved state in its place."""
-    return [
-        number
-        for number, line in enumerate(operations, 1)
-        if line.startswith("rename home/state/")
-        and "/images-" in line
-        and not line.endswith((STATE, "sha256"))
-    ]
-
-
-def states(place: Path) -> list[Path]:
-    """Return the saved states, that with the most images last."""
-    found = (place / "home" / "state").rglob("images-*")
-    return sorted(
-        (path for path in found if not path.parent.name.startswith(".")), key=lambda path: path.name
-    )
-
-
-def images_of(state: Path) -> int:
-    """Return the images that a saved state had seen."""
-    return int(state.name.removeprefix("images-"))
 
 
 def cut(file: Path) -> None:
@@ -154,18 +147,64 @@ def test_every_save_point_may_be_damaged(
         check_damaged(armed, baseline, stage, place, damage)
 
 
+def check_save_point(warm: Warm, baseline: Baseline, stage: str, fault: Fault, place: Path) -> None:
+    """Let a save die or fail, and go on: from the state before it, or from itself if it was whole already."""
+    operations = baseline.operations[stage]
+    points = save_points(operations)
+    index = points.index(fault.at)
+    baseline.copy(stage, place)
+    end = warm.run(place, *words(stage), fault=fault)
+    told = f"{stage}, {fault}, at {operations[fault.at - 1]}: {end.output}"
+    assert end.code in STOPPED.get(fault.error, (-signal.SIGKILL,)), told
+    assert "Traceback" not in end.output, told
+    said = goes_on(warm, baseline, stage, place, told)
+    newest = index if fault.mode == TORN else index - 1
+    images = images_of(operations[points[newest] - 1])
+    # A run begins with a state of no images: a save of that is the first one of its run.
+    if newest < index and not images_of(operations[fault.at - 1]):
+        assert "goes on from" not in said, f"{told}\n{said}"
+    else:
+        assert f"goes on from {images} images" in said, f"{told}\n{said}"
+
+
+@pytest.mark.parametrize(("mode", "error"), [(KILL, 0), (FAIL_ON, errno.ENOSPC), (FAIL, errno.EIO)])
 @pytest.mark.parametrize("stage", LONG)
 def test_a_save_that_dies_or_fails_leaves_the_state_before_it(
-    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+    armed: Warm, baseline: Baseline, stage: str, mode: int, error: int, tmp_path: Path
 ) -> None:
     point = save_points(baseline.operations[stage])[2]
-    for fault in (Fault(KILL, point), Fault(FAIL_ON, point, errno.ENOSPC)):
-        place = baseline.copy(stage, tmp_path / str(fault.mode))
-        end = armed.run(place, *words(stage), fault=fault)
-        assert end.code == (75 if fault.mode == FAIL_ON else -signal.SIGKILL)
-        images = images_of(states(place)[-1])
-        said = goes_on(armed, baseline, stage, place, end.output)
-        assert f"goes on from {images} images" in said
+    check_save_point(armed, baseline, stage, Fault(mode, point, error), tmp_path / "p")
+
+
+EVERY = [
+    (KILL, 0), (TORN, 0), (FAIL, errno.ENOSPC), (FAIL_ON, errno.ENOSPC), (FAIL, errno.EIO),
+    (FAIL_ON, errno.EIO),
+]  # fmt: skip
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(("mode", "error"), EVERY)
+@pytest.mark.parametrize("stage", [*LONG, STUDY, LIST])
+def test_every_save_point_may_die_or_fail(
+    armed: Warm, request: pytest.FixtureRequest, stage: str, mode: int, error: int, tmp_path: Path
+) -> None:
+    found: Baseline = request.getfixturevalue("baseline" if stage in LONG else "long_runs")
+    points = save_points(found.operations[stage])
+    for point in points:
+        check_save_point(armed, found, stage, Fault(mode, point, error), tmp_path / "p")
+        shutil.rmtree(tmp_path / "p")
+    print(f"{stage}: {mode}, {error} at {len(points)} save points")
+
+
+def test_studies_and_lists_save_often_enough_to_be_tested(armed: Warm, long_runs: Baseline) -> None:
+    for command in (STUDY, LIST):
+        saved = [
+            images_of(long_runs.operations[command][n - 1])
+            for n in save_points(long_runs.operations[command])
+        ]
+        assert saved.count(0) >= 2, "two runs"
+        assert len(saved) >= 8, saved
 
 
 def test_every_long_command_saves_often_enough_to_be_tested(armed: Warm, baseline: Baseline) -> None:
@@ -181,7 +220,8 @@ def test_a_state_of_other_parameters_is_not_used_and_the_difference_is_told(
     assert must.code == 4
     assert "the state that an earlier start saved is of another run:" in must.output
     assert "finetune.seed: 0 -> 5" in must.output
-    changed = armed.run(place, "finetune", "--set", "finetune.seed=5", fault=Fault(KILL, 60))
+    later = save_points(baseline.operations["finetune"])[3]
+    changed = armed.run(place, "finetune", "--set", "finetune.seed=5", fault=Fault(KILL, later))
     assert "finetune starts from the beginning" in changed.output
     assert "finetune.seed: 0 -> 5" in changed.output
     said = goes_on(armed, baseline, "finetune", place, changed.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -15,12 +16,15 @@ from faults.harness import (
     STAGES,
     STUDY,
     TASK,
+    TERM,
     TORN,
     Fault,
     Warm,
+    images_of,
     left_over,
     outputs,
     promises_kept,
+    save_points,
     share_of,
     words,
 )
@@ -126,17 +130,42 @@ def test_kills_at_random_moments_of_a_study_and_of_a_list_of_tasks_change_no_byt
     check_random_kills(warm, long_runs, command, kills, tmp_path)
 
 
-@pytest.mark.parametrize("stage", [*LONG, *(pytest.param(s, marks=pytest.mark.nightly) for s in STAGES)])
-def test_sigterm_ends_with_143_within_ten_seconds(
-    warm: Warm, baseline: Baseline, stage: str, tmp_path: Path
+def check_sigterm(warm: Warm, baseline: Baseline, stage: str, at: int, place: Path) -> str:
+    """Send SIGTERM in front of one file operation, and go on; return what was said then."""
+    baseline.copy(stage, place)
+    end = warm.run(place, *words(stage), fault=Fault(TERM, at))
+    told = f"SIGTERM at {end.operations[at - 1 : at]}: {end.output}"
+    assert end.code == 143, told
+    assert "Traceback" not in end.output, told
+    assert end.stopping_s is not None and end.stopping_s < 10, told
+    return goes_on(warm, baseline, stage, place, told)
+
+
+def check_sigterm_while_training(warm: Warm, baseline: Baseline, stage: str, place: Path) -> None:
+    """Send it while the first state behind the start is put in place: what was trained is not lost."""
+    points = save_points(baseline.operations[stage])
+    said = check_sigterm(warm, baseline, stage, points[1], place)
+    again = [int(images) for images in re.findall(r"goes on from (\d+) images", said)]
+    assert again and again[0] >= images_of(baseline.operations[stage][points[1] - 1]) > 0, said
+
+
+@pytest.mark.parametrize("stage", LONG)
+def test_sigterm_saves_within_ten_seconds_ends_with_143_and_is_gone_on_from(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
 ) -> None:
-    place = baseline.copy(stage, tmp_path / "p")
-    after_s = 0.6 * baseline.seconds[stage]
-    end = warm.run(place, *words(stage), signum=signal.SIGTERM, signal_after_s=after_s)
-    told = f"{after_s:.2f} s: {end.output}"
-    assert end.code in (143, 0), told
-    assert "Traceback" not in end.output
-    assert end.seconds < after_s + 10
-    said = goes_on(warm, baseline, stage, place, told)
-    if stage in LONG and end.code == 143 and "its state is saved" in end.output:
-        assert "goes on from" in said
+    check_sigterm_while_training(armed, baseline, stage, tmp_path / "p")
+
+
+@pytest.mark.parametrize("command", [STUDY, LIST])
+def test_sigterm_in_a_study_and_in_a_list_of_tasks_loses_nothing(
+    armed: Warm, long_runs: Baseline, command: str, tmp_path: Path
+) -> None:
+    check_sigterm_while_training(armed, long_runs, command, tmp_path / "p")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_sigterm_half_way_through_any_stage_ends_with_143(
+    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+) -> None:
+    check_sigterm(armed, baseline, stage, len(baseline.operations[stage]) // 2, tmp_path / "p")

@@ -45,7 +45,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
-from graftgan.engine import alone
+from graftgan.locks import alone
 with alone(sys.argv[1], "finetune"):
     print("held", flush=True)
     sys.stdin.read()

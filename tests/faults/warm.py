@@ -76,7 +76,8 @@ def answer(command: dict[str, Any]) -> dict[str, Any]:
             os.kill(pid, command["signal"])
             sent = True
         time.sleep(0.001)
-    return {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - started}
+    ended = time.monotonic()
+    return {"code": os.waitstatus_to_exitcode(status), "seconds": ended - started, "ended": ended}
 
 
 def main() -> None:

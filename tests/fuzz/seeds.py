@@ -105,6 +105,7 @@ def main() -> None:
         "images": {name: bytes([number]) + data for number, (name, data) in enumerate(images.items())},
         "report": {f"text-{number}": text.encode() for number, text in enumerate(TEXTS)},
     }
+    seeds["pages"] = seeds["report"]
     for target, inputs in seeds.items():
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for old in (CORPUS / target).glob("seed-*"):

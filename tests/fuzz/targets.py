@@ -73,7 +73,8 @@ def harmless() -> Iterator[None]:
 
 
 @functools.cache
-def _place() -> Path:
+def place() -> Path:
+    """Return a folder for this process."""
     memory = Path("/dev/shm")
     return Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if os.access(memory, os.W_OK) else None))
 
@@ -83,10 +84,10 @@ def checkpoint(data: bytes) -> None:
 
     `DIR`, then settings and tensors between `--`, are the two files of a folder.
     """
-    path = _place() / "checkpoint"
+    path = place() / "checkpoint"
     if data.startswith(FOLDER_START):
         settings, _, weights = data.removeprefix(FOLDER_START).partition(FOLDER_CUT)
-        path = _place() / "folder"
+        path = place() / "folder"
         path.mkdir(exist_ok=True)
         (path / "config.json").write_bytes(settings)
         (path / "model.safetensors").write_bytes(weights)
@@ -134,7 +135,7 @@ def images(data: bytes) -> None:
     if not content.startswith((b"PK", b"PAR1")):
         _decode(content, options)
         return
-    path = _place() / "set"
+    path = place() / "set"
     path.write_bytes(content)
     try:
         with harmless():
@@ -184,8 +185,8 @@ def _facts() -> Facts:
     """Facts of one run without pictures and curves, which cost time and hold no text from outside."""
     from reporting.synthetic import build
 
-    inputs = build(_place() / "facts", ("chosen",), MARK)
-    for picture in (*(_place() / "facts").rglob("*.png"), *(_place() / "facts").rglob("*.gif")):
+    inputs = build(place() / "facts", ("chosen",), MARK)
+    for picture in (*(place() / "facts").rglob("*.png"), *(place() / "facts").rglob("*.gif")):
         picture.unlink()
     curves = inputs["models"] / "chosen" / "curves.csv"
     curves.write_text(curves.read_text().splitlines()[0] + "\n")
@@ -202,7 +203,8 @@ def _honest_page() -> Structure:
     return Structure(render(_facts(), _params(MARK), "c" * 64))
 
 
-def _spaced(text: str) -> str:
+def spaced(text: str) -> str:
+    """Return a text with one space where there is any white space."""
     return " ".join(text.split())
 
 
@@ -213,7 +215,7 @@ def check_page(text: str) -> None:
     assert [tag for tag, _ in made.elements] == [tag for tag, _ in honest.elements]
     for (tag, found), (_, wanted) in zip(made.elements, honest.elements, strict=True):
         assert found == tuple((key, put(value, text)) for key, value in wanted), (tag, found, wanted)
-    assert _spaced("".join(made.words)) == _spaced("".join(put(honest.words, text)))
+    assert spaced("".join(made.words)) == spaced("".join(put(honest.words, text)))
 
 
 def blocks(source: str) -> list[tuple[str, str]]:
@@ -257,4 +259,13 @@ def report(data: bytes) -> None:
         check_markdown(text)
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"checkpoint": checkpoint, "images": images, "report": report}
+def pages(data: bytes) -> None:
+    """As `report`, for the other pages."""
+    from fuzz.pages import pages as target
+
+    target(data)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "checkpoint": checkpoint, "images": images, "report": report, "pages": pages,
+}  # fmt: skip

@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fuzz.pages import check_pages
 from fuzz.run import CORPUS
 from fuzz.targets import TARGETS, check_markdown, check_page, checkpoint, harmless
 
@@ -47,6 +49,29 @@ def test_the_targets_notice_what_they_are_for(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("graftgan.reporting.card.escape", str)
     with pytest.raises(AssertionError):
         check_markdown("<b>x</b>")
+
+
+@pytest.mark.parametrize(
+    ("place", "page"),
+    [
+        ("graftgan.reporting.bank_page", "_bank_page"),
+        ("graftgan.gallery", "_gallery"),
+        ("graftgan.reporting.comparison", "_comparison"),
+        ("graftgan.data.validation", "_data_checks"),
+    ],
+)
+def test_the_target_of_pages_notices_each_that_does_not_escape(
+    monkeypatch: pytest.MonkeyPatch, place: str, page: str
+) -> None:
+    from jinja2 import Environment
+
+    check_pages("<b>x</b>")
+    if place.endswith("validation"):
+        monkeypatch.setattr(f"{place}.html", SimpleNamespace(escape=str))
+    else:
+        monkeypatch.setattr(f"{place}.Environment", lambda **how: Environment(**how | {"autoescape": False}))
+    with pytest.raises(AssertionError, match=page):
+        check_pages("<b>x</b>")
 
 
 def unescaped() -> object:
