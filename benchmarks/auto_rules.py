@@ -7,22 +7,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
+from graftgan.checkpoints.store import SPEC, read_spec
 from graftgan.contract import read_json, write_json
 from graftgan.transfer.auto import RULES_FILE, derive
 
 RESULTS = Path(__file__).resolve().parent / "results" / "methods.json"
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
+
+
+def families(sources: Iterable[str]) -> set[str]:
+    """Return the families of sources of the zoo."""
+    return {read_spec(ZOO / name / SPEC).family for name in sources}
+
+
+def derived() -> dict[str, Any]:
+    """Return the content of the rules' file."""
+    found = read_json(RESULTS)
+    return derive(found["images"], found["kimg"], families(found["sources"]))
 
 
 def refresh() -> list[str]:
     """Write the rules and return them as sentences."""
-    found = read_json(RESULTS)
-    rules = derive(found["images"], found["kimg"])
-    write_json(RULES_FILE, {"rules": rules})
-    return [f"up to {rule['most_images'] or 'any'} images: {rule['method']}: {rule['why']}" for rule in rules]
+    found = derived()
+    write_json(RULES_FILE, found)
+    return [
+        f"up to {rule['most_images'] or 'any'} images: {rule['method']}: {rule['why']}"
+        for rule in found["rules"]
+    ]
 
 
 if __name__ == "__main__":

@@ -1,83 +1,192 @@
 """What the tuning of class embeddings does to the shipped source with classes, before and after.
 
-The narrow class is repaired, the biased one de-biased, and the source is re-purposed for a set it never
-saw; nothing but one row of the class table moves.
+The collapsed class is repaired, the biased one de-biased, and the source is re-purposed for a set it never
+saw; nothing but one row of the class table moves. Each use is run by every objective, and repair and debias
+without the diversity term and with it at the weight that the presets have for their use. The judge sees
+test images alone, by another feature network than the one that is optimised. The classifier is trained here
+on half of the images of each set; another one, trained on the other half, says which share of samples shows
+the class. Finished runs are kept in `--work`.
 
-    python benchmarks/classes.py [--kimg 1.5]
+    python benchmarks/classes.py [--kimg 1.5] [--looks 3] [--judge efflite0] [--uses repair debias repurpose]
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfer import RESULTS, ROOT
+from classifiers import make_pair
+from transfer import RESULTS, ROOT, digests, train
 
-from graftgan.context import StopSignal
+from graftgan.config import Params
+from graftgan.context import Context, StopSignal
 from graftgan.contract import read_json, write_json, write_text
 from graftgan.engine import Job, default_paths
+from graftgan.metrics.scores import require_same_protocol
 from graftgan.params import load
+from graftgan.places import cache_home
 from graftgan.runner import run_stage
+from graftgan.stages.finetune import Arm
 from graftgan.stages.specs import stage
+from graftgan.transfer.class_settings import USES as PRESETS
 
+SOURCE = "groups"
+KEY = "finetune.class_embedding"
+SETS = ("toon-head", "open-peeps", "big-smile", "personas", "lorelei", "shapes", "micah")
+"""What the classifiers tell apart: the source's classes in their order, and the new one."""
 USES = {
-    "repair": ("personas", "the narrow class", ["finetune.class_embedding.classes=[3]"]),
-    "debias": ("big-smile", "the biased class", ["finetune.class_embedding.classes=[2]"]),
+    "repair": ("personas", "the collapsed class", [f"{KEY}.classes=[3]"]),
+    "debias": ("big-smile", "the biased class", [f"{KEY}.classes=[2]"]),
     "repurpose": ("micah", "a new class", []),
 }
+OBJECTIVES = ("mmd", "probe", "classifier", "discriminator", "inversion", "realism")
+SIDE_PX = 32
 COLUMNS = {
-    "kid": "KID",
+    "kid": "test KID",
     "per_latent": "variety per latent distance",
-    "real_share": "variety / that of images",
+    "real_share": "variety / that of test images",
+    "accuracy": "taken for the class",
 }
 
 
-def tune(use: str, kimg: float, work: Path, stop: StopSignal) -> dict[str, Any]:
-    """Run one use and return the facts of its class."""
-    data, _, more = USES[use]
-    wanted = {
-        "data.path": f"{ROOT}/data/{data}.parquet", "rank.catalogue": f"{ROOT}/zoo/classes.yaml",
-        "rank.sources": "null", "rank.choose": "groups", "track.mode": "off",
-        "finetune.method": "class_embedding", "finetune.controls": "[]",
-        "finetune.budget": f"{{kimg: {kimg}}}", "finetune.evaluate_every_kimg": kimg / 3,
-        "finetune.class_embedding.use": use,
-    }  # fmt: skip
-    params = load(ROOT / "params.yaml", [*(f"{key}={value}" for key, value in wanted.items()), *more])
-    for name in ("prepare", "rank", "finetune"):
-        run_stage(Job(stage(name), params, *default_paths(stage(name), work / use)), stop)
-    report = read_json(work / use / "finetune" / "models" / "chosen" / "model.json")
-    (facts,) = report["class_embedding"]["classes"]
-    return {**facts, "protocol": report["class_embedding"]["protocol"]}
+@dataclass(frozen=True)
+class Variant:
+    """One run; `alpha` is the weight of the diversity term, and null that of the preset."""
+
+    use: str
+    objective: str
+    alpha: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name among files and results."""
+        return f"{self.use}-{self.objective}" + ("" if self.alpha is None else f"-{self.alpha:g}")
+
+    def settings(self, kimg: float, looks: int, judge: str, optimised: str, judging: str) -> Params:
+        """Return its parameters.
+
+        Args:
+            kimg: Budget.
+            looks: Times that the checkpoint is chosen.
+            judge: Feature extractor of the report.
+            optimised: Classifier of the objective of that name.
+            judging: Classifier of the report.
+        """
+        data, _, more = USES[self.use]
+        if self.objective == "classifier":
+            more = [*more, f"{KEY}.classifier={optimised}"]
+        wanted = {
+            "data.path": f"{ROOT}/data/{data}.parquet", "rank.catalogue": f"{ROOT}/zoo/classes.yaml",
+            "rank.sources": "null", "rank.choose": SOURCE, "track.mode": "off",
+            "finetune.method": "class_embedding", "finetune.controls": "[]",
+            "finetune.budget": f"{{kimg: {kimg}}}", "finetune.evaluate_every_kimg": kimg / looks,
+            f"{KEY}.use": self.use, f"{KEY}.objective": self.objective, f"{KEY}.judge": judge,
+            f"{KEY}.alpha": "null" if self.alpha is None else self.alpha,
+            f"{KEY}.judge_classifier": judging, f"{KEY}.classifier_classes": [SETS.index(data)],
+        }  # fmt: skip
+        return load(ROOT / "params.yaml", [*(f"{key}={value}" for key, value in wanted.items()), *more])
 
 
-def table(results: dict[str, Any], kimg: float) -> str:
+def variants(use: str) -> list[Variant]:
+    """Return the runs of a use."""
+    found = []
+    for objective in OBJECTIVES:
+        if objective == "realism" and use == "repurpose":
+            continue
+        # Inversion has no such term, and realism nothing but that.
+        both = use != "repurpose" and objective not in ("inversion", "realism")
+        alphas = (0.0, PRESETS[use].alpha) if both else (None,)
+        found += [Variant(use, objective, alpha) for alpha in alphas]
+    return found
+
+
+def tune(variant: Variant, params: Params, folder: Path, dataset: Path, ctx: Context) -> dict[str, Any]:
+    """Run one variant and return the facts of its class; a finished run is not repeated."""
+    arm = Arm(variant.name, SOURCE, params, dataset, folder / variant.name)
+    record = arm.folder / "benchmark.json"
+    seconds = train(arm, ctx)
+    if not record.is_file():
+        report = read_json(arm.folder / "model.json")["class_embedding"]
+        (facts,) = report["classes"]
+        kept = {key: report[key] for key in ("use", "objective", "alpha", "protocol", "judge_was_optimised")}
+        write_json(record, {**kept, **facts, "cpu_s": seconds})
+    result: dict[str, Any] = read_json(record)
+    return result
+
+
+def table(results: dict[str, Any]) -> str:
     """Return the Markdown table."""
-    protocol = next(iter(results.values()))["protocol"]
+    runs = list(results["runs"].values())
+    *counts, last = map(str, sorted({run["judge_images"] for run in runs}))
+    tests = f"{', '.join(counts)} or {last}" if counts else last
     lines = [
-        f"One row of 64 numbers is tuned for {kimg:g} kimg on 100 images (`{protocol}`); before → after.",
+        f"One row of 64 numbers is tuned for {results['kimg']:g} kimg on 100 images and judged on {tests} "
+        f"{' or '.join(sorted({run['judged_on'] for run in runs}))} images by `{results['protocol']}`; "
+        "before → after. The classifier that is optimised is right for "
+        f"{results['classifiers']['optimised']:.1%} of images that it has not seen, and the one that tells "
+        f"which share of samples is taken for the class for {results['classifiers']['judge']:.1%}.",
         "",
-        f"| use | images | {' | '.join(COLUMNS.values())} |",
-        "|" + " --- |" * (2 + len(COLUMNS)),
+        f"| use | objective | alpha | {' | '.join(COLUMNS.values())} | CPU s |",
+        "|" + " --- |" * (4 + len(COLUMNS)),
     ]
-    for use, facts in results.items():
-        cells = [f"{facts['before'][key]:.2f} → {facts['after'][key]:.2f}" for key in COLUMNS]
-        lines.append(f"| `{use}`: {USES[use][1]} | {USES[use][0]} | {' | '.join(cells)} |")
+    for run in runs:
+        use = f"`{run['use']}`: {USES[run['use']][1]}, {USES[run['use']][0]}"
+        cells = [_change(run, key) for key in COLUMNS]
+        # Of a run that was killed on the way, the seconds are not known.
+        seconds = "–" if run["cpu_s"] is None else f"{run['cpu_s']:.0f}"
+        cells = [use, f"`{run['objective']}`", f"{run['alpha']:g}", *cells, seconds]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def _change(run: dict[str, Any], key: str) -> str:
+    # With few real images there is KID alone.
+    before, after = run["before"].get(key), run["after"].get(key)
+    return "–" if before is None or after is None else f"{before:.2f} → {after:.2f}"
+
+
 def main() -> None:
-    """Run the three uses and write the table."""
+    """Run the variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kimg", type=float, default=1.5)
+    parser.add_argument("--looks", type=int, default=3, help="times that the checkpoint is chosen, 3 or more")
+    parser.add_argument("--judge", default="efflite0", help="feature extractor of the report")
+    parser.add_argument("--uses", nargs="+", choices=USES, default=list(USES))
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder for classes.json and classes.md"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "classes")
     options = parser.parse_args()
     stop = StopSignal()
     stop.install()
-    results = {use: tune(use, options.kimg, options.work, stop) for use in USES}
-    write_json(RESULTS / "classes.json", results)
-    write_text(RESULTS / "classes.md", table(results, options.kimg))
-    print(table(results, options.kimg))
+    files = [ROOT / "data" / f"{name}.parquet" for name in SETS]
+    pair = make_pair(files, SIDE_PX, options.work / "classifiers")
+    results: dict[str, Any] = {
+        "classifiers": {name: made["accuracy"] for name, made in pair.items()},
+        "kimg": options.kimg,
+        "looks": options.looks,
+        "sources": digests(ROOT / "zoo" / "classes.yaml"),
+        "runs": {},
+    }
+    folder = options.work / f"{options.kimg:g}kimg-{options.looks}-{options.judge.replace('/', '_')}"
+    ctx = Context(state=folder / "states", cache=cache_home(), stop=stop)
+    for use in options.uses:
+        for variant in variants(use):
+            if variant.objective not in options.objectives:
+                continue
+            networks = (str(pair[name]["extractor"]) for name in ("optimised", "judge"))
+            params = variant.settings(options.kimg, options.looks, options.judge, *networks)
+            paths = default_paths(stage("prepare"), options.work / use)
+            run_stage(Job(stage("prepare"), params, *paths), stop)
+            results["runs"][variant.name] = tune(variant, params, folder, paths[1]["dataset"], ctx)
+            protocols = (run["protocol"] for run in results["runs"].values())
+            results["protocol"] = require_same_protocol(*protocols)
+            write_json(options.results / "classes.json", results)
+            write_text(options.results / "classes.md", table(results))
+    print(table(results))
 
 
 if __name__ == "__main__":

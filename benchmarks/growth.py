@@ -28,8 +28,10 @@ import growth_plot
 import numpy as np
 import torch
 import yaml
+from measuring import Flops
 from PIL import Image
-from step import Flops, Ours, Setting
+from step_peers import Setting
+from step_variants import Ours
 
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.context import Context

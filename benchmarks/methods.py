@@ -5,7 +5,11 @@ Every method is started from the recommended source, or from `--source`, on thre
 images that the largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is
 not repeated, and the table names its draws; after a change of a method, remove its folders there.
 
+Methods that the zoo's StyleGAN2 sources are not for have a table of their own, `--family biggan`: there every
+run starts from the source with classes, at the learning rates that it was trained with.
+
     python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods NAME ...]
+    python benchmarks/methods.py --family biggan
 """
 
 from __future__ import annotations
@@ -15,14 +19,27 @@ import itertools
 import logging
 import math
 import statistics
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from auto_rules import refresh
-from transfer import RESULTS, ROOT, mean_interval, prepare, settings_of, train
+from clock import clocked, spent
+from filelock import FileLock
+from transfer import (
+    RESULTS,
+    ROOT,
+    digests,
+    finished,
+    mean_interval,
+    prepare,
+    settings_of,
+    states_of,
+    train,
+)
 
+from graftgan.checkpoints.catalogue import SCRATCH
 from graftgan.checkpoints.store import WEIGHTS
 from graftgan.config import Params
 from graftgan.context import Context, StopSignal
@@ -37,6 +54,9 @@ from graftgan.parallel import run_all
 from graftgan.places import cache_home
 from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm
+from graftgan.stages.prior import INVERSION, inversion_file, prepare_prior
+from graftgan.stages.start import starting_point
+from graftgan.study.page import number
 
 TARGETS = ("micah", "adventurer", "notionists")
 EXTRACTOR = "efflite0-128"
@@ -53,6 +73,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "lora": ("method=lora",),
     "gan_memory": ("method=gan_memory",),
     "minegan": ("method=minegan",),
+    "minegan, fixed G": ("method=minegan", "minegan.joint_from=null"),
     "cdc": ("method=cdc",),
     "cdc penalty": ("penalties=[cdc]",),
     "ewc": ("method=ewc",),
@@ -63,6 +84,56 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "gmm_to_normal": ("prior=gmm_to_normal",),
 }
 """Name in the table -> keys of `finetune` that differ from the shipped example."""
+BIGGAN: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "freeze_d": ("method=freeze_d",),
+    "scale_shift": ("method=scale_shift",),
+    "bsa": ("method=bsa",),
+    # What it optimises must not be what the table measures, and its starts share the budget.
+    "class_embedding": (
+        "method=class_embedding", "class_embedding.use=repurpose", "class_embedding.features=efflite0",
+        f"class_embedding.judge={EXTRACTOR}", "controls=[]", "evaluate_every_kimg={third}",
+    ),
+    "filter_transfer": ("method=filter_transfer",),
+    "adafm": ("method=adafm",),
+}  # fmt: skip
+"""The same for a source with classes; `{third}` is a third of the budget."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The sources that a table is of, and its rows.
+
+    Attributes:
+        catalogue: File in the zoo's folder.
+        source: What `rank.choose` is, unless it is asked for otherwise.
+        recipe: Keys that all rows have.
+        variants: The rows.
+        results: Name of the files with the results, and of the folder of runs.
+    """
+
+    catalogue: str
+    source: str
+    recipe: tuple[str, ...]
+    variants: dict[str, tuple[str, ...]]
+    results: str
+
+    def keys(self, name: str, kimg: float) -> list[str]:
+        """Return the assignments of a row."""
+        keys = (f"finetune.{key.format(third=kimg / 3)}" for key in self.variants[name])
+        return [f"rank.catalogue={ROOT}/zoo/{self.catalogue}", *self.recipe, *keys]
+
+
+FAMILIES = {
+    "stylegan2": Family("catalogue.yaml", "recommended", (), VARIANTS, "methods"),
+    "biggan": Family(
+        "classes.yaml",
+        "groups",
+        ("finetune.lr_generator=0.0002", "finetune.lr_discriminator=0.0004", "finetune.r1_gamma=0"),
+        BIGGAN,
+        "methods-biggan",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -99,40 +170,68 @@ def features(arm: Arm, ctx: Context) -> dict[str, Any]:
     }
 
 
+def stored_bytes(folder: Path) -> int:
+    """Return what has to be kept of a run beside its source: an adapter, the rows of classes, or all of G."""
+    model = read_json(folder / "model.json")
+    rows = sum(file.stat().st_size for file in folder.glob("embedding-*.npy"))
+    return int(model["adapter_bytes"] or rows or model["stored_bytes"])
+
+
+def inversion_seconds(arm: Arm, ctx: Context) -> float | None:
+    """Find the latents that a prior is fitted to, unless another arm did; return what that took.
+
+    None where the cache has them from elsewhere: what they took is not known then.
+    """
+    if arm.params.finetune.prior == "normal" or arm.source == SCRATCH:
+        return 0.0
+    states = states_of(arm, ctx)
+    clock = states / "inversion.seconds.json"
+    data = ImageSet.open(arm.dataset)
+    start = starting_point(arm.source, data, arm.params, ctx.cache)
+    states.mkdir(parents=True, exist_ok=True)
+    with FileLock(states / "inversion.lock"):
+        if not inversion_file(start, data, arm.params, ctx.cache).is_file():
+            with clocked(clock, states / INVERSION):
+                prepare_prior(start, arm.run, data, arm.params, replace(ctx, state=states))
+    return spent(clock)
+
+
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     """Adapt once and score on the test images; a finished run is not repeated."""
     record = arm.folder / "benchmark.json"
-    before = time.process_time()
-    train(arm, ctx)
-    seconds = time.process_time() - before
-    if not record.is_file():
+    prior = arm.params.finetune.prior != "normal"
+    if not (record.is_file() and finished(arm)):
+        inversion = inversion_seconds(arm, ctx)
+        trained = train(arm, ctx)
         found = features(arm, ctx)
         evaluate = arm.params.evaluate
         fakes, seen, test = found[arm.run], found["train"], found["test"]
         estimate = kid(fakes, test, confidence=evaluate.confidence)
         copying = copy_report(fakes, seen, test, mirrored=found["mirrored"]).copying
-        model = read_json(arm.folder / "model.json")
         write_json(record, {
             "source": arm.source, "kid": estimate.value, "stderr": estimate.stderr,
             "recall": recall(test, fakes, k=evaluate.recall_neighbours).value,
-            "copy": None if copying is None else copying.value, "cpu_s": seconds,
-            "stored_bytes": model["adapter_bytes"] or model["stored_bytes"],
+            "copy": None if copying is None else copying.value,
+            "cpu_s": None if None in (trained, inversion) else trained + inversion, "inversion_s": inversion,
+            "stored_bytes": stored_bytes(arm.folder),
             "protocol": make_extractor(evaluate.extractor).protocol,
         })  # fmt: skip
     result: dict[str, Any] = read_json(record)
-    return result
+    # Older records do not tell whether the inversion came from the cache.
+    return result | {"cpu_s": None} if prior and "inversion_s" not in result else result
 
 
 def arms_of(
-    draw: Draw, names: list[str], kimg: float, choose: str, work: Path, stop: StopSignal
+    draw: Draw, names: list[str], kimg: float, choose: str, work: Path, stop: StopSignal, family: Family
 ) -> list[Arm]:
     """Pack one draw, rank the sources for it and return its runs from the one that `rank.choose` takes."""
     folder = work / draw.target / f"{draw.images}-{draw.seed}"
-    source = prepare(folder, draw.settings(kimg, f"rank.choose={choose}"), stop)["choice"]["name"]
+    ranked = draw.settings(kimg, *family.keys("full", kimg), f"rank.choose={choose}")
+    source = prepare(folder, ranked, stop)["choice"]["name"]
     runs = folder / f"{kimg:g}kimg-{source}"
     return [
-        Arm(name, source, draw.settings(kimg, *(f"finetune.{key}" for key in VARIANTS[name])),
-            folder / "prepare" / "dataset", runs / name.replace(" ", "-"))
+        Arm(name, source, draw.settings(kimg, *family.keys(name, kimg)),
+            folder / "prepare" / "dataset", runs / name.replace(",", "").replace(" ", "-"))
         for name in names
     ]  # fmt: skip
 
@@ -144,7 +243,8 @@ def table(results: dict[str, Any]) -> str:
         f"`{results['protocol']}`, lower is better; its interval is at 95 %, of the images where there is "
         "one draw, else Student's over draws. KID / full is of pairs on the same draw, and tells methods "
         "apart where targets differ. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
-        "from all images. Seconds are of one CPU core."
+        "from all images. Seconds are of one CPU core, with the inversion where a prior needs one, over the "
+        "runs of which they are known."
     ]
     for images, rows in results["images"].items():
         title = f"### {images} images: {', '.join(rows[0]['draws'])}"
@@ -156,10 +256,16 @@ def table(results: dict[str, Any]) -> str:
             lines.append(
                 f"| {row['method']} | {row['kid']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
                 f"| {row['ratio']:.2f} | {row['ratio_low']:.2f} to {row['ratio_high']:.2f} "
-                f"| {row['recall']:.3f} | {row['copy']:.2f} | {row['cpu_s']:.0f} "
+                f"| {row['recall']:.3f} | {number(row['copy'], 2)} | {number(row['cpu_s'], 0)} "
                 f"| {row['stored_bytes'] / 1000:.0f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def known_mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known, or None."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def ratio_interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, float, float]:
@@ -180,7 +286,7 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
     for name, found in runs.items():
         kid_mean, low, high = mean_interval(list(found.values()))
         means = {
-            key: statistics.fmean(run[key] for run in found.values())
+            key: known_mean([run[key] for run in found.values()])
             for key in ("recall", "copy", "cpu_s", "stored_bytes")
         }
         ratio, ratio_low, ratio_high = ratio_interval(
@@ -203,29 +309,19 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
     return sorted(rows, key=lambda row: row["ratio"])
 
 
-def main() -> None:
-    """Run everything, seed after seed, and write the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kimg", type=float, default=3.0)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
-    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
-    parser.add_argument("--methods", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--source", default="recommended")
-    parser.add_argument("--work", type=Path, default=ROOT / "out" / "benchmarks" / "methods")
-    parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args()
-    names = ["full", *(name for name in options.methods if name != "full")]
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("graftgan").setLevel(logging.INFO)
-    stop = StopSignal()
-    stop.install()
+def measure(family: Family, options: argparse.Namespace, stop: StopSignal) -> dict[str, Any]:
+    """Run one table's methods, seed after seed; write the table after each draw and return the results."""
+    wanted = [name for name in options.methods or family.variants if name in family.variants]
+    names = ["full", *(name for name in wanted if name != "full")]
+    choose = options.source or family.source
+    work = options.work or ROOT / "out" / "benchmarks" / family.results
     found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {
         images: {name: {} for name in names} for images in options.images
     }
+    results: dict[str, Any] = {}
     for seed, target, images in itertools.product(range(options.seeds), options.targets, options.images):
         draw = Draw(target, images, seed)
-        arms = arms_of(draw, names, options.kimg, options.source, options.work, stop)
+        arms = arms_of(draw, names, options.kimg, choose, work, stop, family)
         ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
         runs = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
         for name, run in zip(names, runs, strict=True):
@@ -233,14 +329,44 @@ def main() -> None:
         done = {count: by_name for count, by_name in found.items() if by_name["full"]}
         every = (run for by_name in done.values() for by_draw in by_name.values() for run in by_draw.values())
         results = {
-            "kimg": options.kimg, "source": options.source,
+            "kimg": options.kimg, "source": choose,
+            "sources": digests(ROOT / "zoo" / family.catalogue),
             "protocol": require_same_protocol(*(run["protocol"] for run in every)),
             "images": {count: summarise(by_name) for count, by_name in done.items()},
         }  # fmt: skip
-        write_json(RESULTS / "methods.json", results)
-        write_text(RESULTS / "methods.md", table(results))
-    print(table(results))
-    print("\n".join(refresh()))
+        write_json(options.results / f"{family.results}.json", results)
+        write_text(options.results / f"{family.results}.md", table(results))
+    return results
+
+
+def main() -> None:
+    """Make the table of each family that is asked for."""
+    rows = list(dict.fromkeys(name for family in FAMILIES.values() for name in family.variants))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--family", nargs="+", choices=list(FAMILIES), default=["stylegan2"])
+    parser.add_argument("--kimg", type=float, default=3.0)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS))
+    parser.add_argument("--methods", nargs="+", choices=rows, help="rows; the default is all of the family")
+    parser.add_argument("--source", help="rank.choose; the default is the family's: recommended, or groups")
+    parser.add_argument("--work", type=Path, help="folder of the runs of one family")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    if options.work and len(options.family) > 1:
+        parser.error("--work is of one family: start the script once for each")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("graftgan").setLevel(logging.INFO)
+    stop = StopSignal()
+    stop.install()
+    for name in options.family:
+        print(table(measure(FAMILIES[name], options, stop)))
+    # The rules of `method: auto` are of the zoo's StyleGAN2 sources.
+    if "stylegan2" in options.family:
+        print("\n".join(refresh()))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
 """How fast `prepare` packs a folder, beside the same images merely decoded by as many processes, in one run.
 
-    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2]
-        [--pictures photo|soft] [--quick]
+    python benchmarks/prepare.py [--images 10000] [--side-px 256] [--workers 2] [--rounds 2]
+        [--formats jpeg png] [--pictures photo|soft] [--quick]
 
-The images are JPEG files. Those of `photo` have the spectrum of photographs, whose amplitude falls as the
-frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft` are 8 x 8
-random colours, smoothly enlarged, which decode about as fast as any image of their size can. The size of the
-files is printed.
+JPEG files of the very side are what is cheapest to decode; PNG is how most data sets for GANs are stored.
+Larger images only add to decoding. The pictures of `photo` have the spectrum of photographs, whose amplitude
+falls as the frequency to the power of -1.2 (Tolhurst, Tadmor and Chao 1992, the mean of 135); those of `soft`
+are 8 x 8 random colours, smoothly enlarged, which decode about as fast as any image of their size can.
 
 Decoding alone is Pillow at its best: processes that have started and imported read, decode, convert, resize
-where the size is another, and drop each image, and take new work as they finish. It is measured before and
-after, and the better time counts. `prepare` also hashes, compares, checks, splits, writes and syncs.
+where the size is another, and drop each image, and take new work as they finish. `prepare` also hashes,
+compares, checks, splits, writes and syncs.
 
 Its costs in part do not grow with the images (imports, the checks of Great Expectations), so a run on `FEW`
-of them is measured too, and the images beyond have a ratio of their own. Wall-clock times need quiet cores;
-processor times stand beside them. What only the disk takes is shown by writing and syncing as many bytes. A
-second run with an unchanged folder shows the cache hit. Writes `benchmarks/results/prepare.json` and `.md`.
+of them is measured too, and the images beyond have a ratio of their own. All take turns, after one round that
+fills the caches of the disk, and the medians count. One row is of what a decoding process does with an image
+all in all. Wall-clock times need quiet cores; processor times stand beside them. What only the disk takes is
+shown by writing and syncing as many bytes. A second run with an unchanged folder shows the cache hit. Writes
+`benchmarks/results/prepare.json` and `.md`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,17 +41,30 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from graftgan.config import Data
 from graftgan.contract import canonical_json, write_json, write_text
+from graftgan.data.decoding import DecodeOptions
+from graftgan.data.packing import pack_one
+from graftgan.data.sources import RawImage
 from graftgan.params import load
 
 RESULTS = Path(__file__).resolve().parent / "results"
-QUALITY = 90
+FORMATS: dict[str, dict[str, Any]] = {"jpeg": {"quality": 90}, "png": {}}
+"""Name of a format, which is also the ending of its files -> how they are saved."""
 SLOPE = 1.2
 # As many as take the same path as more do.
 FEW = 2000
 CHUNK_IMAGES = 32
 TEXTURES = 16
 BLOCK_BYTES = 8 << 20
+ALONE, SOME, WHOLE, AGAIN, INSIDE, DISK = (
+    "decoding alone",
+    "`prepare`, a few",
+    "`prepare`",
+    "`prepare`, folder unchanged",
+    "a decoding process of `prepare`",
+    "writing and syncing as many bytes",
+)
 
 
 @dataclass(frozen=True)
@@ -99,14 +115,14 @@ def photo(rng: np.random.Generator, side_px: int, from_: npt.NDArray[np.float32]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def draw(folder: Path, images: int, side_px: int, pictures: str) -> None:
+def draw(folder: Path, images: int, side_px: int, pictures: str, format_: str) -> None:
     """Write the images."""
     rng = np.random.default_rng(0)
     from_ = textures(rng, side_px)
     folder.mkdir()
     for number in range(images):
         picture = soft(rng, side_px) if pictures == "soft" else photo(rng, side_px, from_)
-        picture.save(folder / f"{number:06}.jpg", quality=QUALITY)
+        picture.save(folder / f"{number:06}.{format_}", **FORMATS[format_])
 
 
 def decode(files: Sequence[Path], side_px: int) -> float:
@@ -129,6 +145,13 @@ def decode_all(pool: Pool, files: list[Path], side_px: int) -> Cost:
     return Cost(len(files), time.perf_counter() - started_s, cpu_s)
 
 
+def inside(files: Sequence[Path], side_px: int) -> Cost:
+    """Return what one process takes to decode, compare and hash images as `prepare` does."""
+    options = DecodeOptions.of(Data(path="", resolution=side_px))
+    raw = [RawImage(file.name, file.read_bytes()) for file in files]
+    return timed(lambda: [pack_one(image, options).sha256 for image in raw], len(raw))
+
+
 def timed(action: Callable[[], object], images: int) -> Cost:
     """Return what an action takes, ended child processes included."""
     before = os.times()
@@ -148,10 +171,11 @@ def prepare(work: Path, folder: Path, images: int, side_px: int, workers: int) -
     command = [sys.executable, "-m", "graftgan", "prepare", "--params", str(work / "params.yaml")]
     command += ["--out", str(work / f"out-{folder.name}")]
     told: list[str] = []
-    first, again = (
-        timed(lambda: told.append(subprocess.run(command, check=True, stderr=PIPE, text=True).stderr), images)
-        for _ in range(2)
-    )
+
+    def call(*more: str) -> None:
+        told.append(subprocess.run([*command, *more], check=True, stderr=PIPE, text=True).stderr)
+
+    first, again = timed(lambda: call("--force"), images), timed(call, images)
     assert "prepare: done" in told[0] and "prepare: up to date" in told[1]
     return first, again
 
@@ -172,6 +196,51 @@ def row(what: str, cost: Cost, more: str = "") -> dict[str, Any]:
     return {"what": what, **asdict(cost), "more": more}
 
 
+def median(costs: Sequence[Cost]) -> Cost:
+    """Return the medians of the times of one thing."""
+    wall_s, cpu_s = (statistics.median(getattr(cost, name) for cost in costs) for name in ("wall_s", "cpu_s"))
+    return Cost(costs[0].images, wall_s, cpu_s)
+
+
+def measure(work: Path, format_: str, given: argparse.Namespace) -> tuple[float, dict[str, Cost]]:
+    """Return the bytes of a file, and the cost of each thing, for one format."""
+    count, side_px, workers = given.images, given.side_px, given.workers
+    few = min(FEW, count // 2)
+    for name, images in (("few", few), ("all", count)):
+        draw(work / name, images, side_px, given.pictures, format_)
+    files = sorted((work / "all").iterdir())
+    costs: dict[str, list[Cost]] = {}
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in range(given.rounds + 1):
+            some, _ = prepare(work, work / "few", few, side_px, workers)
+            whole, again = prepare(work, work / "all", count, side_px, workers)
+            found = {
+                ALONE: decode_all(pool, files, side_px), SOME: some, WHOLE: whole, AGAIN: again,
+                INSIDE: inside(files[:few], side_px),
+                DISK: timed(lambda: write(work / "bytes", count * side_px * side_px * 3), count),
+            }  # fmt: skip
+            for name, cost in found.items():
+                costs.setdefault(name, []).append(cost)
+    size_bytes = sum(file.stat().st_size for file in files) / count
+    return size_bytes, {name: median(turns[1:]) for name, turns in costs.items()}
+
+
+def rows_of(costs: dict[str, Cost]) -> list[dict[str, Any]]:
+    """Return the rows of one format."""
+    alone, some, whole, again, within, disk = (costs[n] for n in (ALONE, SOME, WHOLE, AGAIN, INSIDE, DISK))
+    beyond = whole.beyond(some)
+    share = alone.cpu_s / alone.images / (within.cpu_s / within.images)
+    return [
+        row(ALONE, alone),
+        row(INSIDE, within, f"{share:.0%} of the processor time is that of decoding alone"),
+        row(f"`prepare`, {some.images:,} images", some),
+        row(f"`prepare`, {whole.images:,} images", whole, whole.over(alone)),
+        row("`prepare`, the images beyond", beyond, beyond.over(alone)),
+        row(DISK, disk),
+        row(AGAIN, again, f"{again.wall_s / whole.wall_s:.1%} of the first run"),
+    ]
+
+
 def table(rows: list[dict[str, Any]], about: str) -> str:
     """Return the rows as Markdown."""
     lines = [
@@ -187,43 +256,37 @@ def table(rows: list[dict[str, Any]], about: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def headline(about: str, costs: dict[str, Cost]) -> str:
+    """Return what was packed, and what all of `prepare` takes beside decoding."""
+    return f"{about}. From end to end `prepare` takes {costs[WHOLE].over(costs[ALONE])}:"
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--side-px", type=int, default=256)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--pictures", choices=("photo", "soft"), default="photo")
     parser.add_argument("--quick", action="store_true", help="60 small images; prints only")
     given = parser.parse_args()
     if given.quick:
-        given.images, given.side_px = 60, 64
-    count, side_px, workers = given.images, given.side_px, given.workers
-    few = min(FEW, count // 2)
-    with tempfile.TemporaryDirectory() as place:
-        work = Path(place)
-        os.environ |= {"GRAFTGAN_HOME": str(work / "home"), "GRAFTGAN_CACHE": str(work / "cache")}
-        draw(work / "few", few, side_px, given.pictures)
-        draw(work / "all", count, side_px, given.pictures)
-        files = sorted((work / "all").iterdir())
-        size_bytes = sum(file.stat().st_size for file in files) / count
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            decode_all(pool, files[: CHUNK_IMAGES * workers * 4], side_px)
-            before = decode_all(pool, files, side_px)
-            some, _ = prepare(work, work / "few", few, side_px, workers)
-            whole, again = prepare(work, work / "all", count, side_px, workers)
-            alone = min(before, decode_all(pool, files, side_px), key=lambda cost: cost.wall_s)
-        disk = timed(lambda: write(work / "bytes", count * side_px * side_px * 3), count)
-    beyond = whole.beyond(some)
-    rows = [
-        row(f"decoding alone, {workers} processes", alone),
-        row(f"`prepare`, {few:,} images", some),
-        row(f"`prepare`, {count:,} images", whole, whole.over(alone)),
-        row("`prepare`, the images beyond", beyond, beyond.over(alone)),
-        row("writing and syncing as many bytes", disk),
-        row("`prepare`, folder unchanged", again, f"{again.wall_s / whole.wall_s:.1%} of the first run"),
-    ]
-    text = table(rows, f"JPEG files of {side_px} px, {size_bytes / 1000:.1f} kB each ({given.pictures}).")
+        given.images, given.side_px, given.rounds = 60, 64, 1
+    rows, texts = {}, []
+    for format_ in given.formats:
+        with tempfile.TemporaryDirectory() as place:
+            work = Path(place)
+            os.environ |= {"GRAFTGAN_HOME": str(work / "home"), "GRAFTGAN_CACHE": str(work / "cache")}
+            size_bytes, costs = measure(work, format_, given)
+        rows[format_] = rows_of(costs)
+        about = (
+            f"{given.images:,} {format_.upper()} files ({given.pictures}) of {given.side_px} px, "
+            f"{size_bytes / 1000:.1f} kB each; {given.workers} processes"
+        )
+        texts.append(table(rows[format_], headline(about, costs)))
+    text = "\n".join(texts)
     if not given.quick:
         write_json(RESULTS / "prepare.json", rows)
         write_text(RESULTS / "prepare.md", text)

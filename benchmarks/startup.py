@@ -2,7 +2,7 @@
 
 Usage: python benchmarks/startup.py [--runs 15] [--quick]
 
-The programs run in turn, so that a busy machine slows all alike; medians are compared. Times are of the
+The programs run in turn, so that a busy machine slows all alike; their medians are compared. Times are of the
 processor, user and system. Byte code is kept, as for whoever installs a package, in a folder of its own.
 Writes `benchmarks/results/startup.json` and `.md`.
 """
@@ -29,7 +29,7 @@ PROGRAMS = {
     "python -c pass": [sys.executable, "-c", EMPTY],
     "empty click program": [sys.executable, "-c", CLICK],
     "graftgan --help": [sys.executable, "-m", "graftgan", "--help"],
-    "graftgan config": [sys.executable, "-m", "graftgan", "config", "--help"],
+    "graftgan config --help": [sys.executable, "-m", "graftgan", "config", "--help"],
     "graftgan config show": [sys.executable, "-m", "graftgan", "config", "show"],
     "import pydantic and yaml": [sys.executable, "-c", "import pydantic, yaml; pydantic.BaseModel"],
 }

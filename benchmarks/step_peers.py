@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import importlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import CPU
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ IMAGES = 256
 R1_GAMMA = 1.0
 LR = 0.002
 EMA_HALF_LIFE = 10_000
+Gradients = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ def pictures(setting: Setting) -> NDArray[np.uint8]:
 class Reals:
     """Gives out batches of one set of images, as floats."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.images = torch.from_numpy(pictures(setting)).permute(0, 3, 1, 2).contiguous()
+    def __init__(self, setting: Setting, device: torch.device = CPU) -> None:
+        self.images = torch.from_numpy(pictures(setting)).permute(0, 3, 1, 2).contiguous().to(device)
         self.batch, self.at = setting.batch, 0
 
     def next(self) -> Tensor:
@@ -80,10 +83,17 @@ def average(into: nn.Module, network: nn.Module, batch: int) -> None:
             mine.copy_(other)
 
 
+def gradients(network: nn.Module, loss: Callable[[], Tensor]) -> Gradients:
+    """Return the gradients of a loss, by the names of a network's parameters."""
+    network.requires_grad_(True)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(loss(), parameters, materialize_grads=True), strict=True))
+
+
 class Ada:
     """NVlabs/stylegan2-ada-pytorch: its networks and its loss, phase by phase as its training loop goes."""
 
-    def __init__(self, setting: Setting, path: Path) -> None:
+    def __init__(self, setting: Setting, path: Path, device: torch.device = CPU) -> None:
         sys.path.insert(0, str(path))
         networks: Any = importlib.import_module("training.networks")
         losses: Any = importlib.import_module("training.loss")
@@ -94,19 +104,21 @@ class Ada:
         self.generator = networks.Generator(
             z_dim=setting.latent, c_dim=0, w_dim=setting.latent, img_resolution=setting.resolution,
             img_channels=3, mapping_kwargs={"num_layers": setting.mapping_layers}, synthesis_kwargs=widths,
-        ).train().requires_grad_(False)  # fmt: skip
+        ).train().requires_grad_(False).to(device)  # fmt: skip
         self.discriminator = (
             networks.Discriminator(c_dim=0, img_resolution=setting.resolution, img_channels=3, **widths)
             .train()
             .requires_grad_(False)
+            .to(device)
         )
         self.average = copy.deepcopy(self.generator).eval()
         self.loss = losses.StyleGAN2Loss(
-            device=torch.device("cpu"), G_mapping=self.generator.mapping,
+            device=device, G_mapping=self.generator.mapping,
             G_synthesis=self.generator.synthesis, D=self.discriminator,
             style_mixing_prob=0.0, r1_gamma=R1_GAMMA, pl_weight=0.0,
         )  # fmt: skip
-        self.setting, self.reals, self.steps = setting, Reals(setting), 0
+        self.setting, self.device, self.steps = setting, device, 0
+        self.reals = Reals(setting, device)
         self.adam_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=(0.0, 0.99), eps=1e-8)
         ratio = setting.r1_interval / (setting.r1_interval + 1)
         self.adam_d = torch.optim.Adam(
@@ -124,8 +136,8 @@ class Ada:
         self.steps += 1
 
     def _phase(self, name: str, network: nn.Module, adam: torch.optim.Adam, reals: Tensor, gain: int) -> None:
-        none = torch.zeros(self.setting.batch, 0)
-        z = torch.randn(self.setting.batch, self.setting.latent)
+        none = self._none(self.setting.batch)
+        z = torch.randn(self.setting.batch, self.setting.latent, device=self.device)
         adam.zero_grad(set_to_none=True)
         network.requires_grad_(True)
         self.loss.accumulate_gradients(
@@ -152,12 +164,52 @@ class Ada:
     @torch.no_grad()
     def images(self, z: Tensor) -> Tensor:
         """Return images of latents with the constant noise."""
-        return torch.as_tensor(self.generator(z, torch.zeros(len(z), 0), noise_mode="const"))
+        return self._draw(z)
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Return what D says."""
-        return torch.as_tensor(self.discriminator(images, torch.zeros(len(images), 0)))
+        return self._judge(images)
+
+    def of_generator(self, z: Tensor) -> Gradients:
+        """Return the gradients of G's loss, images with the constant noise."""
+        return self._resting(self.generator, lambda: F.softplus(-self._judge(self._draw(z))).mean())
+
+    def of_discriminator(self, reals: Tensor, fakes: Tensor) -> Gradients:
+        """Return the gradients of D's loss."""
+        return self._resting(
+            self.discriminator,
+            lambda: F.softplus(-self._judge(reals)).mean() + F.softplus(self._judge(fakes)).mean(),
+        )
+
+    def of_r1(self, reals: Tensor) -> Gradients:
+        """Return the gradients of its own R1 phase, which has gamma / 2 in it."""
+        none, z = self._none(len(reals)), torch.zeros(len(reals), self.setting.latent, device=self.device)
+        network = self.discriminator.requires_grad_(True)
+        network.zero_grad(set_to_none=True)
+        self.loss.accumulate_gradients(
+            phase="Dreg", real_img=reals, real_c=none, gen_z=z, gen_c=none, sync=True, gain=1
+        )
+        found = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+            for name, p in network.named_parameters()
+        }
+        network.requires_grad_(False).zero_grad(set_to_none=True)
+        return found
+
+    def _resting(self, network: nn.Module, loss: Callable[[], Tensor]) -> Gradients:
+        found = gradients(network, loss)
+        network.requires_grad_(False)
+        return found
+
+    def _draw(self, z: Tensor) -> Tensor:
+        return torch.as_tensor(self.generator(z, self._none(len(z)), noise_mode="const"))
+
+    def _judge(self, images: Tensor) -> Tensor:
+        return torch.as_tensor(self.discriminator(images, self._none(len(images))))
+
+    def _none(self, count: int) -> Tensor:
+        return torch.zeros(count, 0, device=self.device)
 
 
 class Rosinality:
@@ -169,7 +221,7 @@ class Rosinality:
         extensions.load = lambda *_, **__: None  # its CUDA kernels; on a CPU it has others
         sys.path.insert(0, str(path))
         model: Any = importlib.import_module("model")
-        self.setting, self.reals = setting, Reals(setting)
+        self.setting, self.reals, self.device = setting, Reals(setting), CPU
         self.generator = model.Generator(setting.resolution, setting.latent, setting.mapping_layers)
         self.discriminator = model.Discriminator(setting.resolution)
         self.average = copy.deepcopy(self.generator).eval()

@@ -25,7 +25,7 @@ NETWORKS: dict[str, GanSpec] = {
         {"family": "biggan", "resolution": 128, "classes": 1000}
     ),
     "Residual GAN, 128 px": GanSpec.from_dict({"family": "resnet_gan", "resolution": 128, "embed_dim": 1}),
-    "The zoo's StyleGAN2, 32 px": read_spec(ROOT / "zoo" / "mixture" / SPEC),
+    "The zoo's StyleGAN2, 32 px": read_spec(ROOT / "zoo" / "toon-head" / SPEC),
 }
 METHODS = (
     "full", "freeze_d", "freeze_g", "scale_shift", "filter_transfer", "adafm", "gan_memory", "lora", "cdc",

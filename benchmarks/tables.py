@@ -33,7 +33,8 @@ def filled(text: str, results: Path) -> str:
 
 def documents(root: Path) -> list[Path]:
     """Return the documents that ask for tables."""
-    return [file for file in sorted((root / "docs").glob("*.md")) if PLACE.search(file.read_text("utf-8"))]
+    pages = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+    return [file for file in pages if PLACE.search(file.read_text("utf-8"))]
 
 
 def main() -> None:

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student
+from clock import clocked, spent
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
 from graftgan.checkpoints.store import WEIGHTS
@@ -36,6 +35,7 @@ from graftgan.runner import run_stage
 from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm, run_arm
 from graftgan.stages.specs import stage
+from graftgan.study.statistics import student_interval
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -65,14 +65,31 @@ def prepare(folder: Path, params: Params, stop: StopSignal) -> dict[str, Any]:
     return ranking
 
 
-def train(arm: Arm, ctx: Context) -> None:
-    """Run an arm unless it is finished from the source as it is today; what a kill left of it is dropped."""
+def states_of(arm: Arm, ctx: Context) -> Path:
+    """Return where the states of the arms from this source, as it is today, are."""
+    return ctx.state / digests(arm.params.rank.catalogue).get(arm.source, SCRATCH)[:12]
+
+
+def finished(arm: Arm) -> bool:
+    """Tell whether an arm is done, from the source as it is today."""
     model = arm.folder / "model.json"
-    today = {source.name: source.sha256 for source in Catalogue(Path(arm.params.rank.catalogue)).sources}
-    if not model.is_file() or read_json(model)["source_sha256"] != today.get(arm.source):
+    today = digests(arm.params.rank.catalogue)
+    return model.is_file() and bool(read_json(model)["source_sha256"] == today.get(arm.source))
+
+
+def train(arm: Arm, ctx: Context) -> float | None:
+    """Run an arm unless it is finished from the source as it is today; what a kill left of it is dropped.
+
+    Returns:
+        CPU seconds over all starts; None where they are not known whole.
+    """
+    states = states_of(arm, ctx)
+    clock = states / f"{arm.run}.seconds.json"
+    if not finished(arm):
         shutil.rmtree(arm.folder, ignore_errors=True)
-        started_from = today.get(arm.source, SCRATCH)[:12]
-        run_arm(arm, replace(ctx, state=ctx.state / started_from))
+        with clocked(clock, states / arm.run):
+            run_arm(arm, replace(ctx, state=states))
+    return spent(clock)
 
 
 def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
@@ -95,17 +112,17 @@ def adapt(arm: Arm, ctx: Context) -> dict[str, Any]:
     return result
 
 
+def digests(catalogue: Path | str) -> dict[str, str]:
+    """Return the sha256 of each source by its name, which tells what zoo a result was measured with."""
+    return {source.name: source.sha256 for source in Catalogue(Path(catalogue)).sources}
+
+
 def mean_interval(runs: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval over seeds: between-seed and within-run variance, Student quantile."""
-    values = [run["kid"] for run in runs]
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        margin = 1.96 * runs[0]["stderr"]
-    else:
-        margin = (
-            float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        )
-    return mean, mean - margin, mean + margin
+    """Return mean and 95 % Student interval over seeds; of one run, the interval of its own KID."""
+    if len(runs) > 1:
+        return student_interval([run["kid"] for run in runs])
+    margin = 1.96 * runs[0]["stderr"]
+    return runs[0]["kid"], runs[0]["kid"] - margin, runs[0]["kid"] + margin
 
 
 def table(results: dict[str, Any], kimg: float) -> str:
@@ -128,6 +145,25 @@ def table(results: dict[str, Any], kimg: float) -> str:
             f"{target}: scratch / recommended = {record['scratch_ratio']:.2f}, their intervals {apart}; "
             f"the recommendation is {record['regret']:.0%} above the best source.",
         ]
+    return "\n".join(lines) + "\n"
+
+
+def beside(results: dict[str, Any]) -> str:
+    """Return one table of all targets beside each other, best mean of all first."""
+    targets = sorted(results["targets"])
+    found = {t: {row["source"]: row for row in results["targets"][t]["rows"]} for t in targets}
+    shared = sorted(
+        set.intersection(*(set(rows) for rows in found.values())),
+        key=lambda source: statistics.fmean(rows[source]["kid"] for rows in found.values()),
+    )
+    lines = [f"| source | {' | '.join(targets)} |", "|" + " --- |" * (1 + len(targets))]
+    for source in shared:
+        cells = []
+        for target in targets:
+            row = found[target][source]
+            mark = " *" if source == results["targets"][target]["recommended"] else ""
+            cells.append(f"{row['kid']:.3f} ({row['low']:.3f} to {row['high']:.3f}){mark}")
+        lines.append(f"| {source} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -163,14 +199,14 @@ def main() -> None:
     logging.getLogger("graftgan").setLevel(logging.INFO)
     stop = StopSignal()
     stop.install()
-    catalogue = digest_file(ROOT / "zoo" / "catalogue.yaml")
     results: dict[str, Any] = {
-        "kimg": arguments.kimg, "seeds": arguments.seeds, "catalogue": catalogue, "targets": {},
+        "kimg": arguments.kimg, "seeds": arguments.seeds,
+        "sources": digests(ROOT / "zoo" / "catalogue.yaml"), "targets": {},
     }  # fmt: skip
     for target in arguments.targets:
         params = settings_of(target, 0, arguments.kimg)
         ranking = prepare(arguments.work / target, params, stop)
-        sources = [*(s.name for s in Catalogue(Path(params.rank.catalogue)).sources), SCRATCH]
+        sources = [*digests(params.rank.catalogue), SCRATCH]
         folder = arguments.work / target / f"{arguments.kimg:g}kimg"
         dataset = arguments.work / target / "prepare" / "dataset"
         arms = [
@@ -184,6 +220,7 @@ def main() -> None:
         results["targets"][target] = summarise(ranking, runs)
         write_json(RESULTS / "transfer.json", results)
         write_text(RESULTS / "transfer.md", table(results, arguments.kimg))
+        write_text(RESULTS / "transfer-beside.md", beside(results))
     print(table(results, arguments.kimg))
 
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy.stats import ttest_1samp
+from stages.test_finetune import Workshop
 
+from graftgan.checkpoints.catalogue import Catalogue
+from graftgan.config import Params
+from graftgan.context import Context, StopSignal
+from graftgan.contract import read_json, write_json
+from graftgan.stages.finetune import Arm
 from graftgan.stages.prior import check_prior
-from graftgan.transfer import METHODS
+from graftgan.transfer import METHODS, check_family
 from graftgan.transfer.combinations import check_settings
+from scripts import loaded
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-
-
-def loaded() -> Any:
-    """The benchmark; the one it builds on has the name of a folder of tests, which keeps it."""
-    kept = sys.modules.pop("transfer", None)
-    sys.path.insert(0, FOLDER)
-    try:
-        return importlib.import_module("methods")
-    finally:
-        sys.path.remove(FOLDER)
-        sys.modules.pop("transfer", None)
-        if kept is not None:
-            sys.modules["transfer"] = kept
-
-
-methods = loaded()
+methods: Any = loaded("methods")
+ROOT = Path(__file__).parents[2]
 # Two targets of unlike difficulty; the other method is a tenth better on each draw, give or take.
 FULL = {("easy", 0): 0.2, ("easy", 1): 0.21, ("hard", 0): 2.0, ("hard", 1): 2.2}
 SHARES = (0.9, 0.88, 0.91, 0.9)
@@ -49,19 +42,67 @@ def runs() -> dict[str, dict[Any, dict[str, Any]]]:
     return {"full": full, "other": other}
 
 
-@pytest.mark.parametrize("name", methods.VARIANTS)
+ROWS = [(family, name) for family in methods.FAMILIES for name in methods.FAMILIES[family].variants]
+
+
+def settings_of(family: str, name: str, images: int = 25, kimg: float = 3.0) -> Params:
+    params: Params = methods.Draw("micah", images, 0).settings(
+        kimg, *methods.FAMILIES[family].keys(name, kimg)
+    )
+    return params
+
+
+@pytest.mark.parametrize(("family", "name"), ROWS)
 @pytest.mark.parametrize("images", [25, 1000])
-def test_every_row_can_be_run(name: str, images: int) -> None:
-    keys = (f"finetune.{key}" for key in methods.VARIANTS[name])
-    settings = methods.Draw("micah", images, 0).settings(3.0, *keys).finetune
-    check_settings(settings)
-    check_prior(settings, images)
+def test_every_row_can_be_run_from_its_sources(family: str, name: str, images: int) -> None:
+    params = settings_of(family, name, images)
+    check_settings(params.finetune)
+    check_prior(params.finetune, images)
+    catalogue = Catalogue(params.rank.catalogue, ROOT)
+    assert {catalogue.spec(source, ROOT).family for source in catalogue.sources} == {family}
+    check_family(params.finetune.method, family, "any")
 
 
-def test_every_method_of_the_zoos_family_is_a_row() -> None:
-    of_family = {n for n, m in METHODS.items() if m.families is None or "stylegan2" in m.families}
-    measured = {method for method in of_family if f"method={method}" in str(methods.VARIANTS)} | {"full"}
-    assert measured == of_family
+def test_every_method_is_a_row_of_one_of_the_tables() -> None:
+    measured = {settings_of(*row).finetune.method for row in ROWS}
+    assert measured == set(METHODS)
+
+
+@pytest.mark.parametrize("family", methods.FAMILIES)
+def test_rows_differ_and_have_folders_of_their_own(family: str) -> None:
+    variants = methods.FAMILIES[family].variants
+    assert len(set(variants.values())) == len(variants) and variants["full"] == ()
+    assert {settings_of(family, name).finetune.budget.kimg for name in variants} == {3.0}
+    folders = {name.replace(",", "").replace(" ", "-") for name in variants}
+    assert len(folders) == len(variants) and all(re.fullmatch(r"[\w-]+", folder) for folder in folders)
+
+
+def test_with_a_fixed_g_the_miner_alone_moves() -> None:
+    fixed = settings_of("stylegan2", "minegan, fixed G").finetune
+    assert fixed.method == "minegan" and fixed.minegan.joint_from is None
+
+
+def test_a_class_is_tuned_by_other_features_than_those_that_judge() -> None:
+    params = settings_of("biggan", "class_embedding")
+    section = params.finetune.class_embedding
+    assert section.use == "repurpose" and section.features != params.evaluate.extractor == methods.EXTRACTOR
+    assert section.features != params.finetune.validation_extractor
+    assert params.finetune.evaluate_every_kimg == 1.0, "a look for each of three starts"
+
+
+def test_rows_with_a_source_with_classes_have_its_learning_rates() -> None:
+    recipe = yaml.safe_load((ROOT / "zoo" / "recipes.yaml").read_text())["class_sources"][0]["training"]
+    for name in methods.BIGGAN:
+        settings = settings_of("biggan", name).finetune
+        for key in ("lr_generator", "lr_discriminator", "r1_gamma"):
+            assert getattr(settings, key) == recipe[key], (name, key)
+
+
+def test_priors_share_their_inversion_and_its_seconds() -> None:
+    withs = [settings_of("stylegan2", name).finetune for name in methods.VARIANTS]
+    priors = [settings for settings in withs if settings.prior != "normal"]
+    assert len(priors) == 3
+    assert all(s.inversion == priors[0].inversion and s.seed == priors[0].seed for s in priors)
 
 
 def test_pairs_tell_apart_what_unlike_targets_hide() -> None:
@@ -87,3 +128,80 @@ def test_the_table_has_a_line_a_method() -> None:
     assert first.startswith("| other |") and second.startswith("| full |")
     assert {line.count("|") for line in (head, first, second)} == {10}
     assert "| 0.90 | 0.88 to 0.92 |" in first
+    assert "| 0.500 | 0.00 | 2 | 0 |" in first
+
+
+def test_seconds_that_are_not_known_are_a_dash_and_left_out_of_means() -> None:
+    found = runs()
+    for run in found["other"].values():
+        run["cpu_s"] = None
+    next(iter(found["full"].values()))["cpu_s"] = None
+    other, full = methods.summarise(found)
+    assert other["cpu_s"] is None and full["cpu_s"] == 2.0
+    results = {"kimg": 3.0, "source": "near", "protocol": "p", "images": {25: [other, full]}}
+    assert [line.split(" | ")[7] for line in methods.table(results).splitlines()[-2:]] == ["–", "2"]
+
+
+TINY = {
+    "finetune__prior": "gmm", "finetune__inversion__epochs": 3, "finetune__inversion__batch": 10,
+    "finetune__budget": "{kimg: 0.016}", "finetune__controls": "[]", "evaluate__samples": 16,
+    "evaluate__extractor": "efflite0-128",
+}  # fmt: skip
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path / "home"))
+    return Workshop(tmp_path).furnish(test=12)
+
+
+def arm(workshop: Workshop, name: str, **changes: Any) -> Arm:
+    params = workshop.job(**(TINY | changes)).params
+    return Arm(name, "near", params, workshop.out / "prepare" / "dataset", workshop.root / "runs" / name)
+
+
+def test_every_prior_is_told_with_its_inversion_whoever_made_it(workshop: Workshop) -> None:
+    ctx = Context(state=workshop.root / "states", cache=workshop.root / "cache")
+    first, second = (methods.adapt(arm(workshop, name), ctx) for name in ("gmm", "again"))
+    assert first["inversion_s"] == second["inversion_s"] > 0
+    assert len(list((ctx.cache / "inversions").glob("*.safetensors"))) == 1
+    for run in (first, second):
+        assert run["cpu_s"] > run["inversion_s"]
+    plain = methods.adapt(arm(workshop, "plain", finetune__prior="normal"), ctx)
+    assert plain["inversion_s"] == 0.0 < plain["cpu_s"]
+    # As an earlier version left them: whether the inversion is in the seconds cannot be told.
+    for name in ("gmm", "plain"):
+        file = workshop.root / "runs" / name / "benchmark.json"
+        old = {key: value for key, value in read_json(file).items() if key != "inversion_s"}
+        write_json(file, old)
+        before = file.read_bytes()
+        prior = "normal" if name == "plain" else "gmm"
+        found = methods.adapt(arm(workshop, name, finetune__prior=prior), ctx)
+        assert found == old | {"cpu_s": old["cpu_s"] if name == "plain" else None}
+        assert file.read_bytes() == before
+
+
+def test_an_inversion_from_elsewhere_leaves_the_seconds_unknown(workshop: Workshop) -> None:
+    cache = workshop.root / "cache"
+    there, here = (Context(state=workshop.root / name, cache=cache) for name in ("there", "here"))
+    assert methods.inversion_seconds(arm(workshop, "gmm"), there) > 0
+    assert methods.inversion_seconds(arm(workshop, "gmm"), here) is None
+
+
+@pytest.mark.nightly
+def test_a_row_with_classes_from_the_shipped_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTGAN_HOME", str(tmp_path / "home"))
+    small = ("evaluate.samples=32", "finetune.validation_samples=16", "rank.samples=40",
+             "finetune.class_embedding.report_samples=8")  # fmt: skip
+    family = methods.FAMILIES["biggan"]
+    family = replace(family, recipe=(*family.recipe, *small))
+    given = (methods.Draw("micah", 25, 0), ["full", "class_embedding"], 0.064, family.source, tmp_path)
+    arms = methods.arms_of(*given, StopSignal(), family)
+    assert {one.source for one in arms} == {"groups"}
+    ctx = Context(state=tmp_path / "states", cache=tmp_path / "cache")
+    full, tuned = (methods.adapt(one, ctx) for one in arms)
+    assert full["protocol"] == tuned["protocol"] and full["cpu_s"] > 0 and tuned["cpu_s"] > 0
+    assert tuned["stored_bytes"] < full["stored_bytes"] / 10, "one row of the table"
+    by_draw = {name: {given[0]: run} for name, run in (("full", full), ("class_embedding", tuned))}
+    rows = methods.summarise(by_draw)
+    assert {row["method"] for row in rows} == {"full", "class_embedding"}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,19 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
-
-
-def loaded(name: str) -> ModuleType:
-    sys.path.insert(0, FOLDER)
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(FOLDER)
-
+from scripts import loaded
 
 step: Any = loaded("step")
+variants: Any = loaded("step_variants")
+equal: Any = loaded("step_equal")
 peers: Any = loaded("step_peers")
+measuring: Any = loaded("measuring")
 growth: Any = loaded("growth")
 plots: Any = loaded("growth_plot")
 tables: Any = loaded("tables")
@@ -50,7 +41,7 @@ def after_steps(variant: Any, precision: str = "fp32", steps: int = 2) -> dict[s
 @pytest.mark.parametrize("variant", step.TAKEN_BACK, ids=lambda variant: str(variant.name))
 def test_what_is_taken_back_does_the_same_step(variant: Any) -> None:
     """But for new fakes, which are other random numbers, one step moves every weight alike."""
-    default, other = after_steps(step.DEFAULT, steps=1), after_steps(variant, steps=1)
+    default, other = after_steps(variants.DEFAULT, steps=1), after_steps(variant, steps=1)
     assert default.keys() == other.keys()
     near = [
         torch.allclose(default[name], other[name], atol=1e-5)
@@ -62,24 +53,24 @@ def test_what_is_taken_back_does_the_same_step(variant: Any) -> None:
 
 
 def test_both_forms_of_the_convolution_give_the_same_images() -> None:
-    gan = step.make_gan(TINY)
+    gan = variants.make_gan(TINY)
     z = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     for layer in gan.generator.modules():
-        if isinstance(layer, step.SynthesisLayer):
+        if isinstance(layer, variants.SynthesisLayer):
             nn.init.constant_(layer.noise_strength, 0.5)
             nn.init.normal_(layer.bias)
     with torch.no_grad():
         expected = gan.generator(z, None, 1.0, "const")
-        with step.swapped(step.SynthesisLayer, "forward", step.grouped):
+        with variants.swapped(variants.SynthesisLayer, "forward", variants.grouped):
             found = gan.generator(z, None, 1.0, "const")
-    assert step.largest_difference(found, expected) < 1e-5
+    assert equal.largest_difference(found, expected) < 1e-5
     assert not torch.equal(found, expected), "the other form was not used"
 
 
 def test_the_patches_are_gone_after_a_step() -> None:
     def now() -> tuple[Any, ...]:
-        layers = step.SynthesisLayer.forward, step.BlurDown.forward
-        return torch.channels_last, *layers, step.of_trainer.make_adam
+        layers = variants.SynthesisLayer.forward, variants.BlurDown.forward
+        return torch.channels_last, *layers, variants.of_trainer.make_adam
 
     before = now()
     for variant in step.TAKEN_BACK:
@@ -90,22 +81,22 @@ def test_the_patches_are_gone_after_a_step() -> None:
 
 
 def test_new_fakes_are_new() -> None:
-    kept, fresh = after_steps(step.DEFAULT), after_steps(step.FRESH)
+    kept, fresh = after_steps(variants.DEFAULT), after_steps(step.FRESH)
     assert not torch.equal(kept["d.b4.out.weight"], fresh["d.b4.out.weight"])
 
 
 def test_arithmetic_is_counted_through_second_derivatives() -> None:
     x, weight = torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(5, 3, 3, 3)
     forward = 2 * 2 * 5 * 3 * 9 * 8 * 8
-    with step.Flops() as counter:
+    with measuring.Flops() as counter:
         y = F.conv2d(x, weight, padding=1)
     assert counter.total == forward
-    with step.Flops() as counter:
+    with measuring.Flops() as counter:
         (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         torch.autograd.grad(gradient.square().sum(), x)
     # Back once; then forward again and back again, and the weight's gradient, which PyTorch adds unasked.
     assert counter.total == 4 * forward
-    with step.Flops() as counter:
+    with measuring.Flops() as counter:
         torch.randn(4, 6) @ torch.randn(6, 7)
     assert counter.total == 2 * 4 * 6 * 7
 
@@ -135,21 +126,21 @@ def test_peers_that_were_not_given_are_not_in_the_table() -> None:
     row = {
         "setting": "s", "precision": "fp32", "beside": "fp32", "who": "default", "step_s": 0.1,
         "first_step_s": 0.2, "images_per_s": 40.0, "times_default": 1.0, "share_of_peak": 0.5,
-        "data_share": 0.004, "extra_mib": 100.0,
+        "data_share": 0.004, "extra_mib": 100.0, "s_per_kimg": 3.125,
     }  # fmt: skip
     back = {**row, "who": "foreach Adam", "times_default": 1.25}
-    options = argparse.Namespace(threads=2, rounds=5)
+    options = argparse.Namespace(threads=2, rounds=5, device=measuring.CPU)
     text = step.page([row, back], options)
-    assert "| s | fp32 | 100.0 ms | 40 | 50% | 0.40% | 100 MiB |" in text
+    assert "| s | fp32 | 100.0 ms | 40 | 3.12 | 50% | 0.40% | 100 MiB |" in text
     assert "| foreach Adam | 1.25 |" in text
     assert "No peer was given" in text
     assert "first step" not in text
     compiled = {**row, "who": step.COMPILED, "first_step_s": 70.4}
     assert "took up to 70 s" in step.page([row, compiled], options)
     peer = {**row, "who": "rosinality", "times_default": 6.0, "times_fresh": 5.0, "extra_mib": 200.0}
-    peer["difference"] = None
+    peer |= {"difference": None, "gradient_difference": None}
     text = step.page([row, back, peer], options)
-    assert "| s | rosinality | fp32 | 6.00 | 5.00 | 0.50 |  |" in text
+    assert "| s | rosinality | fp32 | 6.00 | 5.00 | 0.50 |  |  |" in text
     assert "No peer" not in text
 
 
@@ -207,7 +198,7 @@ def test_tables_stand_between_their_comments(tmp_path: Path) -> None:
 
 def test_documents_show_what_the_results_hold() -> None:
     found = tables.documents(tables.ROOT)
-    assert [file.name for file in found] == ["performance.md"]
+    assert [file.name for file in found] == ["README.md", "classes.md", "performance.md", "studies.md"]
     for file in found:
         text = file.read_text(encoding="utf-8")
         assert tables.filled(text, tables.ROOT / "benchmarks" / "results") == text, "run benchmarks/tables.py"
@@ -231,6 +222,29 @@ def test_prepare_tells_rates() -> None:
     text = prepare.table([prepare.row("decoding alone", prepare.Cost(1000, 2.0, 3.0), "more")], "JPEG files")
     assert text.startswith("JPEG files\n")
     assert text.endswith("| decoding alone | 2.00 s | 500 | 3.00 ms | more |\n")
+
+
+def test_prepare_sets_the_images_beyond_a_few_beside_decoding() -> None:
+    prepare = loaded("prepare")
+    cost = prepare.Cost
+    costs = {
+        prepare.ALONE: cost(1000, 1.0, 2.0), prepare.INSIDE: cost(100, 0.3, 0.25),
+        prepare.SOME: cost(200, 5.0, 6.0), prepare.WHOLE: cost(1000, 7.4, 8.4),
+        prepare.AGAIN: cost(1000, 0.37, 0.3), prepare.DISK: cost(1000, 0.1, 0.1),
+    }  # fmt: skip
+    more = {row["what"]: row["more"] for row in prepare.rows_of(costs)}
+    assert prepare.headline("1,000 files", costs).startswith(
+        "1,000 files. From end to end `prepare` takes 7.40 x decoding alone by the clock, 4.20 x"
+    )
+    assert more["a decoding process of `prepare`"].startswith("80% of")
+    assert more["`prepare`, the images beyond"].startswith("3.00 x decoding alone by the clock, 1.50 x")
+    assert more["`prepare`, folder unchanged"] == "5.0% of the first run"
+
+
+def test_prepare_takes_the_median_of_its_turns() -> None:
+    prepare = loaded("prepare")
+    turns = [prepare.Cost(10, wall_s, 2 * wall_s) for wall_s in (3.0, 1.0, 2.0)]
+    assert prepare.median(turns) == prepare.Cost(10, 2.0, 4.0)
 
 
 def test_startup_sets_every_program_beside_the_empty_ones() -> None:
