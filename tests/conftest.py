@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 torch.set_num_threads(1)
+SERVERS = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,6 +45,12 @@ def no_server() -> Iterator[None]:
     if mlflow := sys.modules.get("mlflow"):
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)
+    # MLflow writes what it was set to into the environment, and forgets it there no more.
+    for name, value in SERVERS.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")
