@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from graftgan import __version__
-from graftgan.commands import GROUPS
+from graftgan.commands import LATER
 from graftgan.commands.base import DRY_RUN_HELP, SET_HELP, Commands
 from graftgan.errors import ConfigError, Ending, TryAgain
 from graftgan.stages.specs import CLUSTER_STAGES, STAGES, StageSpec
@@ -64,7 +64,11 @@ def stage_options(function: Function) -> Function:
     return function
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    later=LATER,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__)
 @click.option("-v", "--verbose", is_flag=True, help="Show debug messages.")
 def cli(verbose: bool) -> None:
@@ -214,7 +218,7 @@ def doctor_command(params: Path) -> None:
 @click.option("--psi", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0), help="Truncation.")
 @click.option("--class", "label", type=int, help="Class id, for conditional models.")
 @click.option(
-    "--columns", default=8, show_default=True, type=click.IntRange(1, 64), help="Columns of the grid."
+    "--columns", default=8, show_default=True, type=click.IntRange(1, 64), help="Columns of the grid or .gif."
 )
 @click.option(
     "--scale-px", default=64, show_default=True, type=int, help="Smallest side of a cell in pixels."
@@ -224,10 +228,15 @@ def doctor_command(params: Path) -> None:
     type=click.Path(path_type=Path),
     default=Path("samples.png"),
     show_default=True,
-    help="A .png for a grid, a .gif for an interpolation, or a folder for single images; may be at s3://.",
+    help="A .png for a grid, a .gif for an interpolation through all seeds, in up to COLUMNS closed walks "
+    "side by side, or a folder for single images; may be at s3://.",
 )
 @click.option(
-    "--frames", default=16, show_default=True, type=click.IntRange(2, 240), help="Frames a leg of a .gif."
+    "--frames",
+    default=16,
+    show_default=True,
+    type=click.IntRange(2, 240),
+    help="Frames of a .gif from a seed to the next.",
 )
 def sample_command(**given: Any) -> None:
     """Draw pictures from MODEL: a checkpoint folder, or a registered package."""
@@ -238,10 +247,6 @@ def sample_command(**given: Any) -> None:
     with writing(given["out"]) as place:
         done = draw(**given | {"model": local(given["model"], cache_home()), "out": place})
     click.echo(done.replace(str(place), str(given["out"])))
-
-
-for _group in GROUPS:
-    cli.add_command(_group)
 
 
 @cli.group("weights", cls=Commands)
@@ -282,6 +287,11 @@ def fail(error: Ending) -> NoReturn:
 
 def main() -> None:
     """Run the command line."""
+    import sys
+
+    from graftgan.console import tell_unforeseen
+
+    sys.excepthook = tell_unforeseen
     try:
         cli(standalone_mode=False)
     except Ending as error:
@@ -296,8 +306,9 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
         from graftgan.contract import disk_is_full
+        from graftgan.redaction import blotted
 
-        click.echo(f"error: {error}", err=True)
+        click.echo(blotted(f"error: {error}"), err=True)
         raise SystemExit(TryAgain.exit_code if disk_is_full(error) else 1) from None
 
 

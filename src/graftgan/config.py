@@ -320,7 +320,7 @@ class Runtime(Section):
     workers: Count = Field(2, description="Processes for independent runs and for decoding.")
     compile: bool = Field(False, description="torch.compile the networks outside the penalty phases.")
     profile: str | None = Field(
-        None, description="Folder for a trace and a table of phases of each run of finetune; null is none."
+        None, description="Folder for a trace and a table of phases of each training; null is none."
     )
     memory_mib: Annotated[float, Field(ge=1.0)] = Field(
         256.0, description="Working memory of a search for neighbours among features, besides the features."

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
+from types import TracebackType
+
+from graftgan.redaction import blotted
 
 
-class Plain(logging.Formatter):
+class Safe(logging.Formatter):
+    """Messages without secrets in addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return blotted(super().format(record))
+
+
+class Plain(Safe):
     """Messages as they are, warnings and errors with their level in front."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -22,3 +35,8 @@ def say_plainly(verbose: bool) -> None:
     logger.handlers = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+
+
+def tell_unforeseen(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an exception that nobody handles as Python does, but for secrets in addresses."""
+    sys.stderr.write(blotted("".join(traceback.format_exception(kind, error, trace))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,8 @@ class Tracker(Protocol):
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Log an input image set with our own digest (at most 36 characters are kept)."""
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file or folder to the run's artifacts."""
+    def log_artifact(self, path: Path, folder: str = "", only: Sequence[str] = ()) -> None:
+        """Copy a file or folder to the run's artifacts; with patterns, `only` the small files that match."""
 
     def set_tags(self, values: Mapping[str, str]) -> None:
         """Set tags of the run."""
@@ -46,7 +46,7 @@ class NullTracker:
     def log_dataset(self, name: str, digest: str, source: str, context: str) -> None:
         """Do nothing."""
 
-    def log_artifact(self, path: Path, folder: str = "") -> None:
+    def log_artifact(self, path: Path, folder: str = "", only: Sequence[str] = ()) -> None:
         """Do nothing."""
 
     def set_tags(self, values: Mapping[str, str]) -> None:
@@ -90,6 +90,9 @@ class Registry(Protocol):
 
     def promote(self, version: Registered, alias: str, reason: str) -> None:
         """Move an alias to a version and note the reason on it."""
+
+    def settled(self, version: Registered) -> str | None:
+        """Return the alias that a version was given before, once a promotion cut short is finished."""
 
 
 class StopSignal:

@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ SCHEMA_VERSION = 1
 CHUNK_BYTES = 1 << 20
 # Left free beside whatever is saved, so that logs and results can still be written.
 SPARE_BYTES = 1 << 20
+# Name of what is moved aside, in the temporary folder beside it.
+MOVED = "old"
+LOCK = ".lock"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -107,14 +111,41 @@ def atomic_path(target: Path) -> Iterator[Path]:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(target)) from error
         raise
     finally:
-        if holder:
+        # Whatever ended the block, a signal among it: what was moved aside must not go with the holder.
+        if holder and _put_back(holder / MOVED, target):
             shutil.rmtree(holder, ignore_errors=True)
+
+
+def put_back(folder: Path, pattern: str) -> None:
+    """Give their names back to paths that a killed process had moved aside to put others in their place.
+
+    Args:
+        folder: The folder that they lay in; nobody may be writing there now.
+        pattern: Glob pattern of their names.
+    """
+    for moved in folder.glob(f".{pattern}.????????/{MOVED}"):
+        _put_back(moved, folder / moved.parent.name[1:].rpartition(".")[0])
+
+
+def _put_back(moved: Path, target: Path) -> bool:
+    if os.path.lexists(moved) and not os.path.lexists(target):
+        try:
+            moved.rename(target)
+        except OSError as error:
+            logging.getLogger("graftgan").error("%s is left in %s: %s", target, moved, error)
+            return False
+    return True
 
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left of writing `target`; nobody may be writing it now."""
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def is_lock(file: Path) -> bool:
+    """Tell whether a file is a lock, held or left by a killed process, and no content."""
+    return file.name.startswith(".") and file.name.endswith(LOCK)
 
 
 def require_space(folder: Path, needed_bytes: int, what: str) -> None:
@@ -152,13 +183,8 @@ def disk_is_full(error: BaseException) -> bool:
 def _replace(temporary: Path, target: Path, holder: Path) -> None:
     # Only a file may be renamed over a file or a link; DVC may have left a link where a folder goes.
     if target.is_dir() or (temporary.is_dir() and os.path.lexists(target)):
-        target.rename(holder / "old")
-    try:
-        temporary.rename(target)
-    except OSError:
-        if os.path.lexists(holder / "old"):
-            (holder / "old").rename(target)
-        raise
+        target.rename(holder / MOVED)
+    temporary.rename(target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -257,9 +283,11 @@ class Outcome:
         spent: Saved states that are of no use once the outputs are in place; they are then removed.
         digests: The sha256 of files that the stage wrote and has read again already, by output that is a
             folder and name in it.
+        facts: How it ran, for `run.json` alone: nothing that equal runs would not share is a result.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     spent: tuple[Path, ...] = ()
     digests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)

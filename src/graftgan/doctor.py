@@ -52,7 +52,7 @@ class Finding:
         status: `ok`, `note` (works without it) or `missing` (`graftgan run` would fail).
         subject: What was looked at.
         text: What was found, on one line.
-        remedy: What to do about it; empty if there is nothing to do.
+        remedy: What to do about it; empty only if all is well.
     """
 
     status: Status
@@ -69,7 +69,7 @@ def examine(params_path: Path) -> list[Finding]:
     """Look at everything a run needs; nothing is written and no weights are fetched.
 
     A check that fails unexpectedly is a finding too. Only the tracking server is asked over the network,
-    for at most `track.timeout_s`.
+    for at most `track.timeout_s` a question.
     """
     try:
         params, first = load(params_path), Finding("ok", "parameters", str(params_path))
@@ -140,7 +140,8 @@ def network_library(params: Params) -> Iterator[Finding]:
     if computes_bf16(device):
         yield Finding("ok", "bfloat16", f"computed by {device}")
     else:
-        yield Finding("note", "bfloat16", f"not computed by {device}; float32 is used, which is slower")
+        text = f"not computed by {device}; float32 is used, which is slower"
+        yield Finding("note", "bfloat16", text, "nothing to do, or use a newer processor or GPU that has it")
 
 
 def memory(params: Params) -> Iterator[Finding]:
@@ -199,6 +200,8 @@ def feature_weights(params: Params) -> Iterator[Finding]:
     from graftgan.metrics.features.weights import find_efflite0, find_inception
 
     used = {params.rank.extractor, params.finetune.validation_extractor, params.evaluate.extractor}
+    if params.finetune.method == "class_embedding":
+        used.add(params.finetune.class_embedding.judge)
     efflite = any(name.startswith("efflite0") for name in used)
     yield weights_finding("efflite0", find_efflite0, efflite)
     given = params.runtime.inception_weights
@@ -285,9 +288,10 @@ def source_fault(source: Source, folder: Path) -> str:
 
 
 def tracking(params: Params) -> Iterator[Finding]:
-    """The tracking store: reachable within `track.timeout_s`, or a local one that can be written."""
-    from graftgan.follower import check_uri, is_remote, located, reachable
-    from graftgan.journal import redacted
+    """The tracking store: a server that answers as MLflow does, or a local one that can be written."""
+    from graftgan.follower import check_uri, is_remote, located
+    from graftgan.redaction import redacted
+    from graftgan.tracking_check import find_obstacle
 
     track = located(params.track)
     uri = redacted("uri", track.uri)
@@ -295,13 +299,12 @@ def tracking(params: Params) -> Iterator[Finding]:
         yield Finding("note", "tracking", "off, nothing is logged or registered", "set track.mode to live")
         return
     check_uri(track.uri)
-    if not reachable(track.uri, track.timeout_s):
-        text = f"{uri} does not answer within {track.timeout_s:g} s; runs are journalled"
-        yield Finding("note", "tracking", text, "start the server, then `graftgan sync`")
+    if obstacle := find_obstacle(track):
+        yield Finding("note", "tracking", one_line(obstacle.text), obstacle.remedy)
     elif is_remote(track.uri):
-        yield Finding("ok", "tracking", f"{uri} answers")
+        yield Finding("ok", "tracking", f"{uri} answers as MLflow does")
     else:
-        yield Finding("ok", "tracking", f"{uri}, a local store")
+        yield Finding("ok", "tracking", f"{uri}, a store that can be written")
 
 
 def repositories(params: Params) -> Iterator[Finding]:

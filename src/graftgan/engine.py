@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from graftgan.config import Params
 from graftgan.context import Context
@@ -32,11 +29,12 @@ from graftgan.contract import (
 from graftgan.digests import DigestCache
 from graftgan.errors import GraftganError, MissingInput, TryAgain
 from graftgan.lifelong_config import LifelongParams
+from graftgan.locks import alone, alone_at, true_path
 from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
 from graftgan.remote import is_address, local
 from graftgan.stages.specs import StageSpec, stage
-from graftgan.unfinished import Note, noted, unused
+from graftgan.unfinished import Note, noted, tell, unused
 
 # A feature network or classifier that the user brings; the file may change while its name stays.
 NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
@@ -148,7 +146,7 @@ class Job:
     def note(self, plan: Result) -> Note:
         """Return what a saved state of this job belongs to."""
         config = leaves(self.params, self.spec.params)
-        return Note(str(self.outputs["result"].absolute()), config, plan.code, plan.inputs)
+        return Note(str(true_path(self.outputs["result"])), config, plan.code, plan.inputs)
 
     def done_before(self, plan: Result) -> Result | None:
         """Return the earlier result if it has the same plan and its outputs are as it left them."""
@@ -183,38 +181,19 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
 
     Raises:
         MissingInput: If an input does not exist.
-        TryAgain: If another process works on the same outputs or with the same training state.
+        TryAgain: If another process works on the same outputs or with the same training state, or an input
+            changed meanwhile.
     """
     plan = job.plan()
     if not force and (earlier := job.done_before(plan)):
         return earlier, False
     with ExitStack() as stack:
-        for thing in (str(job.outputs["result"].absolute()), state_key(plan)):
+        result = true_path(job.outputs["result"])
+        # Where outputs lie, a run from another folder, with another home, or through a link sees it too.
+        stack.enter_context(alone_at(result, job.spec.name))
+        for thing in (str(result), state_key(plan)):
             stack.enter_context(alone(thing, job.spec.name))
         return _work(job, plan, make_context), True
-
-
-@contextmanager
-def alone(thing: str, stage_name: str) -> Iterator[None]:
-    """Keep other processes from working on `thing` during the block; the lock of a killed process is void.
-
-    Raises:
-        TryAgain: If another process has it.
-    """
-    lock = FileLock(home() / "locks" / digest_text(thing)[:16], timeout=0)
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        message = f"another process runs {stage_name} with the same outputs or parameters ({lock.lock_file})"
-        raise TryAgain(message, "wait for it to end") from None
-    except OSError as error:
-        # Without a place for locks, as on a read-only disk, there is no state to share either.
-        logging.getLogger("graftgan").debug("no lock for %s: %s", stage_name, error)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Result:
@@ -222,7 +201,7 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
     state = home() / "state" / state_key(plan)
     context = make_context(state)
     note = job.note(plan)
-    _tell_unused(job, unused(state, note), context)
+    tell(job.spec.name, unused(state, note), context.resume, context.log)
     function: StageFunction = importlib.import_module(job.spec.entry).run
     job.outputs["result"].unlink(missing_ok=True)
     facts = job.outputs["result"].with_name("run.json")
@@ -237,6 +216,7 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         item = (job.spec.item,) if job.spec.item else ()
         outcome = function(job.inputs, job.params, temporary, context, *item)
         _check_written(job.spec, temporary)
+        _check_inputs(job, plan, state)
     for name, digests in outcome.digests.items():
         job.digests.remember(job.outputs[name], digests)
     digest = job.digests.digest_output
@@ -254,27 +234,36 @@ def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Re
         dict(outcome.metrics),
         tuple(outcome.warnings),
     )
-    write_json(facts, run_facts(time.time() - started))
+    write_json(facts, run_facts(time.time() - started) | dict(outcome.facts))
     result.write(job.outputs["result"])
     for path in outcome.spent:
         shutil.rmtree(path, ignore_errors=True)
     return result
 
 
-def _tell_unused(job: Job, reasons: Sequence[str], context: Context) -> None:
-    if not reasons:
-        return
-    told = "\n  ".join(["the state that an earlier start saved is of another run:", *reasons])
-    if context.resume == "must":
-        raise MissingInput(f"{job.spec.name}: {told}", "take the changes back, or use --resume auto")
-    if context.resume == "auto":
-        context.log.warning("%s starts from the beginning; %s", job.spec.name, told)
-
-
 def _check_written(spec: StageSpec, paths: Mapping[str, Path]) -> None:
     for port in spec.outputs:
         if not paths[port.name].exists():
             raise GraftganError(f"stage {spec.name} did not write its output {port.name}")
+
+
+def _check_inputs(job: Job, plan: Result, state: Path) -> None:
+    """Refuse what may be of two states of an input: a stage may open one more than once."""
+    reads = [(job.inputs, job.digests.digest_output), (job.external(), job.digests.digest)]
+    changed = [
+        name
+        for paths, digest in reads
+        for name, path in sorted(paths.items())
+        if not path.exists() or digest(path) != plan.inputs[name]
+    ]
+    if not changed:
+        return
+    # It bears the old digests, and may be of the new inputs.
+    shutil.rmtree(state, ignore_errors=True)
+    raise TryAgain(
+        f"an input changed while the stage ran: {', '.join(changed)} of {job.spec.name}; nothing is recorded",
+        "run it again, and leave its inputs alone meanwhile",
+    )
 
 
 def run_facts(seconds: float) -> dict[str, Any]:

@@ -6,9 +6,13 @@ checkpoint, 75 try again, 143 interrupted after a saved state.
 
 from __future__ import annotations
 
+from graftgan.redaction import blotted
+
 
 class Ending(BaseException):
     """What ends a run in a way that was foreseen: an expected failure, or a signal.
+
+    Users, passwords and queries of addresses are left out of both texts, whoever shows, sends or keeps them.
 
     Args:
         message: What is wrong, naming the file or the configuration key.
@@ -18,9 +22,9 @@ class Ending(BaseException):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message = blotted(message)
+        self.remedy = blotted(remedy)
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[type[Ending], tuple[str, str]]:
         return type(self), (self.message, self.remedy)

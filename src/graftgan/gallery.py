@@ -68,6 +68,23 @@ def write_gallery(
         for label in labels
     ]
     card = folder / CARD
+    side_px = max(package.spec.resolution, LEAST_SIDE_PX)
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    write_text(out, gallery_page(title, package.facts, sections, side_px, text))
+
+
+def gallery_page(
+    title: str, facts: Mapping[str, Any], sections: Sequence[Mapping[str, Any]], side_px: int, card: str
+) -> str:
+    """Return the page.
+
+    Args:
+        title: What it calls the model.
+        facts: Content of the package's `model.json`.
+        sections: Each with a `title`, and `pictures` with the `seed` and the `uri` of each.
+        side_px: Width and height of a picture on the page.
+        card: The model card, or an empty text.
+    """
     environment = Environment(
         loader=PackageLoader("graftgan", "reporting"),
         autoescape=True,
@@ -75,15 +92,14 @@ def write_gallery(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("gallery.html.j2").render(
+    return environment.get_template("gallery.html.j2").render(
         title=title,
         sections=sections,
-        side_px=max(package.spec.resolution, LEAST_SIDE_PX),
-        facts=_facts(package.facts),
-        scores=package.facts.get("scores", {}),
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        side_px=side_px,
+        facts=_facts(facts),
+        scores=facts.get("scores", {}),
+        card=card,
     )
-    write_text(out, page)
 
 
 def _class_name(names: Sequence[str], label: int) -> str:

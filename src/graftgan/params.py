@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from graftgan.config import Params
 from graftgan.contract import canonical_json, digest_text
 from graftgan.errors import ConfigError, MissingInput
+from graftgan.redaction import has_secret_query, redacted
 from graftgan.section import Section
 from graftgan.yamltext import parse_yaml
 
@@ -110,7 +111,7 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
                 lines.append(f"unknown key {key!r}")
                 remedies.append(suggest(key, known))
             else:
-                lines.append(f"{key or 'top level'}: {problem['msg']} (given {problem['input']!r})")
+                lines.append(f"{key or 'top level'}: {problem['msg']} (given {_shown(problem['input'])})")
                 remedies.append(
                     f"`graftgan config explain {key}` tells what it takes" if key else "correct the key"
                 )
@@ -120,17 +121,29 @@ def resolve(raw: dict[str, Any], origin: str) -> Params:
     return params
 
 
+def _shown(value: Any) -> str:
+    """Return a refused value for a message: without what stands under keys that tell of secrets."""
+    if isinstance(value, dict):
+        items = (f"{key!r}: {redacted(str(key), _shown(item))}" for key, item in value.items())
+        return f"{{{', '.join(items)}}}"
+    return repr(value)
+
+
 def refuse_texts(section: Section, origin: str) -> None:
     """Refuse texts that may not or cannot be written down: parameters are shown, logged and compiled.
 
-    These are addresses with a user or password, and halves of characters; bytes of file names are kept.
+    These are addresses with a user, a password or a secret in the query, and halves of characters; bytes of
+    file names are kept.
 
     Raises:
         ConfigError: Naming the key, not the value.
     """
     for key, value in flatten(section.model_dump(mode="json")).items():
-        if isinstance(value, str) and CREDENTIALS.match(value):
-            raise ConfigError(f"{origin}: {key} is an address with a user or password", SECRETS)
+        for text in filter(lambda each: isinstance(each, str), value if isinstance(value, list) else [value]):
+            if CREDENTIALS.match(text.strip()):
+                raise ConfigError(f"{origin}: {key} is an address with a user or password", SECRETS)
+            if has_secret_query(text):
+                raise ConfigError(f"{origin}: {key} is an address with a secret in its query", SECRETS)
         try:
             canonical_json(value).encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:

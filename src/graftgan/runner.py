@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from graftgan.context import Context, StopSignal
-from graftgan.contract import Result
+from graftgan.context import Context, StopSignal, Tracker
+from graftgan.contract import Result, read_json
 from graftgan.engine import Job, run_job
+from graftgan.errors import MissingInput
 from graftgan.places import cache_home
 from graftgan.progress import NullProgress, PlainProgress, Progress, RichProgress, describe
 from graftgan.stages.specs import StageSpec
 from graftgan.workers import count, number, run_together
 
 log = logging.getLogger("graftgan")
-LOGGED_KINDS = ("html", "artifact")
 
 
 def say(text: str) -> None:
@@ -73,6 +73,7 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
 
                 ctx.registry = open_registry(job.params, tracker)
             contexts.append(ctx)
+            track_dataset(job.spec, job.inputs, tracker)
             return ctx
 
         if count() > 1:
@@ -85,12 +86,26 @@ def run_stage(job: Job, stop: StopSignal, force: bool = False, resume: str = "au
 
 
 def track_result(job: Job, result: Result, ctx: Context) -> None:
-    """Log a stage's digests, metrics and small outputs."""
+    """Log a stage's digests, metrics, image set and what of its outputs people look at."""
     ctx.tracker.set_tags({"graftgan.config": result.config, "graftgan.code": result.code})
     ctx.tracker.log_metrics(result.metrics)
+    track_dataset(job.spec, job.outputs, ctx.tracker)
     for port in job.spec.outputs:
-        if port.kind in LOGGED_KINDS and not port.volatile:
-            ctx.tracker.log_artifact(job.outputs[port.name], job.spec.name)
+        if port.tracked or not port.folder:
+            ctx.tracker.log_artifact(job.outputs[port.name], job.spec.name, port.tracked)
+
+
+def track_dataset(spec: StageSpec, paths: Mapping[str, Path], tracker: Tracker) -> None:
+    """Log the image set among a stage's inputs or outputs, if there is one, as an input of its run."""
+    if not spec.context or "dataset" not in paths:
+        return
+    try:
+        facts = read_json(paths["dataset"] / "dataset.json")
+        digest, source = str(facts["digest"]), str(facts["source"])
+    except (MissingInput, KeyError, TypeError):
+        # The stage itself refuses what it cannot read, and says more.
+        return
+    tracker.log_dataset(Path(source).stem, digest, source, spec.context)
 
 
 def summarise(spec: StageSpec, result: Result, ran: bool) -> None:

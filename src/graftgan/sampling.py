@@ -21,10 +21,13 @@ from graftgan.contract import atomic_path, read_json
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.gans.base import Generator, build, sample
 from graftgan.gans.spec import GanSpec
-from graftgan.gans.walk import walk
+from graftgan.gans.walk import closed, seed_latents
+from graftgan.gans.walk import frames as walk_frames
 from graftgan.reporting.sheets import save_gif, save_png, sheet
 
 MAX_SEEDS = 4096
+MAX_FRAMES = 1024
+LEAST_STOPS = 4
 PACKAGE_WEIGHTS = "model.safetensors"
 PACKAGE_FACTS = "model.json"
 
@@ -91,7 +94,7 @@ def draw(
         has = f"classes 0 to {classes - 1}" if classes else "no classes"
         raise ConfigError(f"--class {label}: {model} has {has}", "give another class, or none")
     if out.suffix == ".gif":
-        steps = walk(generator, min(columns, len(wanted)), 4, frames, wanted[0], psi, label)
+        steps = interpolation(generator, wanted, psi, label, columns, frames)
         with atomic_path(out) as temporary:
             save_gif([sheet(images, len(images), cell_px=scale_px) for images in steps], temporary)
         return f"{out}: {len(steps)} frames"
@@ -104,6 +107,34 @@ def draw(
         raise ConfigError(f"--out {out} is neither .png, .gif nor a folder", "name the file .png or .gif")
     write_singles(images, wanted, out)
     return f"{out}: {len(images)} files"
+
+
+def interpolation(
+    generator: Generator, seeds: list[int], psi: float, label: int | None, columns: int, frames: int
+) -> NDArray[np.uint8]:
+    """Return frames [frames, walks, R, R, C] of closed walks side by side that go through all the seeds.
+
+    Args:
+        generator: The generator.
+        seeds: The stops, shared out in order; a walk has four or more where there are as many.
+        psi: Truncation.
+        label: Class of all pictures; None means the first.
+        columns: Most walks side by side.
+        frames: Frames from a stop to the next.
+
+    Raises:
+        ConfigError: If there is a single seed, or there are more than 1,024 frames.
+    """
+    if len(seeds) < 2:
+        raise ConfigError("an interpolation needs two seeds or more", "give --seeds 0-7, say")
+    walks = min(columns, max(1, len(seeds) // LEAST_STOPS))
+    stops = seed_latents(generator.spec, seeds, walks, generator.prior)
+    if (count := stops.shape[1] * frames) > MAX_FRAMES:
+        raise ConfigError(
+            f"--seeds and --frames ask for {count} frames, at most {MAX_FRAMES} are made",
+            "lower one of them, or raise --columns",
+        )
+    return walk_frames(generator, closed(stops, frames), psi, label)
 
 
 def write_singles(images: NDArray[np.uint8], seeds: list[int], folder: Path) -> None:

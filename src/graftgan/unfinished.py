@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,6 +73,27 @@ def unused(state: Path, note: Note) -> list[str]:
         return []
     _, newest = max(earlier, key=lambda found: found[0])
     return differences(newest, note)
+
+
+def tell(name: str, reasons: Sequence[str], resume: str, log: logging.Logger) -> None:
+    """Say why a saved state is passed over.
+
+    Args:
+        name: Who starts.
+        reasons: What :func:`unused` found.
+        resume: What is to be done about saved states: auto, never or must.
+        log: Where it is said.
+
+    Raises:
+        MissingInput: `resume` is must.
+    """
+    if not reasons:
+        return
+    told = "\n  ".join(["the state that an earlier start saved is of another run:", *reasons])
+    if resume == "must":
+        raise MissingInput(f"{name}: {told}", "take the changes back, or use --resume auto")
+    if resume == "auto":
+        log.warning("%s starts from the beginning; %s", name, told)
 
 
 def _holds_state(folder: Path) -> bool:

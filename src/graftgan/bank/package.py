@@ -23,7 +23,9 @@ from graftgan.gans.base import to_uint8
 SCHEMA = 1
 KIND = "translation-bank"
 BANK, FACTS, CARD = "bank", "model.json", "card.md"
-MAX_PIXELS = 100_000_000
+# A larger image costs time and memory for detail that a task of its side does not see.
+MAX_SIDES = 16
+LEAST_MAX_PIXELS = 1024 * 1024
 MAX_FILE_BYTES = 50_000_000
 
 
@@ -45,6 +47,14 @@ class BankPackage:
         """Names of the tasks, in the order in which they were learnt."""
         return tuple(task.name for task in self.bank.tasks)
 
+    def max_pixels(self, task: str) -> int:
+        """Return how many pixels an image for a task may have: 16 times its side each way, or 1,024 x 1,024.
+
+        Raises:
+            MissingInput: There is no such task.
+        """
+        return max(LEAST_MAX_PIXELS, (MAX_SIDES * self.bank.task(task).outputs.size_px) ** 2)
+
     def translate(self, task: str, image: bytes) -> NDArray[np.uint8]:
         """Translate one image file.
 
@@ -57,7 +67,7 @@ class BankPackage:
 
         Raises:
             MissingInput: There is no such task.
-            BadImageError: The bytes are no image that can be read.
+            BadImageError: The bytes are no image that can be read, or one of more than `max_pixels`.
             CheckpointError: A file of the bank is damaged.
         """
         side = self.bank.task(task).outputs.size_px
@@ -68,7 +78,7 @@ class BankPackage:
             "crop",
             "lanczos",
             about["background"],
-            MAX_PIXELS,
+            self.max_pixels(task),
             MAX_FILE_BYTES,
         )
         pixels = torch.tensor(decode(image, options).pixels).permute(2, 0, 1)[None]

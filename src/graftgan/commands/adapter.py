@@ -32,6 +32,8 @@ def adapter_show(file: Path) -> None:
     click.echo(
         f"  {adapter.values:,} values in {len(adapter.tensors)} tensors, {file.stat().st_size:,} bytes"
     )
+    if adapter.prior is not None:
+        click.echo(f"  {adapter.prior.note}")
     if adapter.after:
         click.echo(f"  builds on adapters with sha256 {', '.join(adapter.after)}")
     for part, count in sorted(parts(adapter).items()):
@@ -103,7 +105,7 @@ def adapter_list(library: Path) -> None:
 )
 @click.option("--out", required=True, type=PATH, help="New checkpoint folder.")
 def adapter_blend(library: Path, first: str, second: str, share: float, out: Path) -> None:
-    """Write the network between two tasks of a LIBRARY."""
+    """Write the network between two tasks of a LIBRARY, whose latents come from one law."""
     from graftgan.checkpoints.adapters import Library
     from graftgan.transfer.adapters import apply, interpolate
 

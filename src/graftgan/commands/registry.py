@@ -109,7 +109,7 @@ def compare_command(model: str, first: str, second: str, params: Path, assignmen
 def gallery_command(
     model: str, out: Path, seeds: str, psi: str, params: Path, assignments: tuple[str, ...]
 ) -> None:
-    """Write one HTML page of pictures of MODEL: a package folder, or a registered NAME@ALIAS or NAME/VERSION.
+    """Write one HTML page of pictures of MODEL: a package folder, or NAME@ALIAS or NAME/VERSION.
 
     The page holds all pictures, opens without a server, and shows each seed, so that every picture can be
     asked for again.
@@ -146,13 +146,3 @@ def serve_command(model: str, host: str, port: int, params: Path, assignments: t
     from graftgan.server import serve
 
     serve(model, located(parameters(params, assignments).track), host, port)
-
-
-COMMANDS = (
-    versions_command,
-    promote_command,
-    rollback_command,
-    compare_command,
-    gallery_command,
-    serve_command,
-)

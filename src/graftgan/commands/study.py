@@ -10,6 +10,14 @@ import click
 from graftgan.commands.base import Commands
 
 PATH = click.Path(path_type=Path)
+resume_option = click.option(
+    "--resume",
+    type=click.Choice(["auto", "never", "must"]),
+    default="auto",
+    show_default=True,
+    help="auto keeps finished units, tells of those that other code made, and goes on with states of this "
+    "code; never does all again; must refuses where there is nothing, or other code's units.",
+)
 
 
 @click.group("study", cls=Commands)
@@ -29,18 +37,17 @@ def study_group() -> None:
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--out", type=PATH, default="out/study/playground", show_default=True, help="Folder.")
-def playground_command(
-    seeds: int, checkpoints_every: int | None, quick: bool, workers: int, out: Path
-) -> None:
+@resume_option
+def playground_command(**given: Any) -> None:
     """Re-do the two-dimensional playground: recall, outcome, and what G and D bring.
 
     A seed takes about two hours of one core, or some minutes with --quick.
 
-    A study that was interrupted goes on where it was.
+    A study that was interrupted goes on where it was. Each finished unit names the code that made it.
     """
     from graftgan.study.commands import playground
 
-    for line in playground(seeds, checkpoints_every, quick, workers, out):
+    for line in playground(**given):
         click.echo(line)
 
 
@@ -64,13 +71,18 @@ def playground_command(
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes.")
 @click.option("--out", type=PATH, default="out/study/transfer", show_default=True, help="Folder.")
-def transfer_command(**given: Any) -> None:
+@resume_option
+def transfer_command(params: Path, assignments: tuple[str, ...], **given: Any) -> None:
     """Adapt sources to targets from both networks, G only, D only and scratch.
 
     Budget and pace are `finetune.budget` and `finetune.evaluate_every_kimg`. A study that was
     interrupted goes on where it was.
+
+    Writes transfer.html and, with the same content, transfer.parquet: a row a look at a run; what
+    pandas.read_parquet gives has scorecard, choices, outcomes and ranking in its `attrs`.
     """
+    from graftgan.params import load
     from graftgan.study.commands import transfer
 
-    for line in transfer(**given):
+    for line in transfer(load(params, assignments), **given):
         click.echo(line)

@@ -183,7 +183,7 @@ def surroundings(folder: Path, resume: str) -> Iterator[Context]:
 
     stop = StopSignal()
     stop.install()
-    state = home() / "state" / f"bank-{digest_text(str(folder.absolute()))[:16]}"
+    state = home() / "state" / f"bank-{digest_text(str(folder.resolve()))[:16]}"
     with display() as progress:
         yield Context(state, cache_home(), progress=progress, stop=stop, resume=resume)
 
