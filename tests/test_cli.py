@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ from PIL import Image
 
 from graftgan import __version__
 from graftgan.checkpoints.store import WEIGHTS, save_gan
-from graftgan.cli import main
+from graftgan.cli import cli, main
+from graftgan.commands import LATER
+from graftgan.commands.base import WHOLE, Later
 from graftgan.contract import Result, digest_file
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
@@ -131,6 +134,20 @@ def test_help_lists_every_command_whole(tmp_path: Path) -> None:
     for spec in STAGES:
         assert f"{spec.name} {spec.help}" in words
     assert Place(tmp_path).run("--version").stdout.strip().endswith(__version__)
+
+
+@pytest.mark.parametrize("later", LATER, ids=lambda later: later.name)
+def test_a_command_that_is_imported_later_is_what_the_list_says(later: Later) -> None:
+    command = later.load()
+    assert command.name == later.name
+    assert command.get_short_help_str(WHOLE) == later.summary
+
+
+def test_listing_commands_imports_none_of_those_for_later() -> None:
+    listed = "import sys; from graftgan.cli import cli; cli.main(['--help'], standalone_mode=False); "
+    told = "print([name for name in sys.modules if name.startswith('graftgan.commands.')])"
+    done = subprocess.run([sys.executable, "-c", listed + told], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['graftgan.commands.base']"
 
 
 def test_what_only_a_cluster_runs_asks_for_its_input(tmp_path: Path) -> None:
@@ -282,9 +299,37 @@ def identical(images: Path) -> None:
         file.write_bytes((images / "000.png").read_bytes())
 
 
+def too_small(images: Path) -> None:
+    Image.open(images / "001.png").resize((8, 8)).save(images / "tiny.png")
+
+
+def zip_bomb(images: Path) -> None:
+    with zipped(images) as archive, archive.open("bomb.png", "w") as member:
+        for _ in range(300):
+            member.write(bytes(1 << 20))
+
+
+def traversal(images: Path) -> None:
+    with zipped(images) as archive:
+        archive.writestr("../../evil.png", (images / "001.png").read_bytes())
+
+
+def zipped(images: Path) -> zipfile.ZipFile:
+    """A zip of the images beside their folder, which the parameters name from now on."""
+    archive = zipfile.ZipFile(images.parent / "set.zip", "w", zipfile.ZIP_DEFLATED)
+    for file in images.glob("*.png"):
+        archive.write(file, file.name)
+    params = images.parent / "params.yaml"
+    params.write_text(params.read_text().replace("path: images", "path: set.zip"))
+    return archive
+
+
 @pytest.mark.parametrize(
     ("spoil", "parts"),
     [
+        (too_small, ("min_side_px", "1 of 41 images do not: 'tiny.png'", "offending.txt")),
+        (zip_bomb, ("set.zip", "'bomb.png'", "decompression bomb")),
+        (traversal, ("set.zip", "'../../evil.png' reaches outside")),
         (empty, ("images holds no image", "data.path")),
         (three, ("min_images", "observed 3", "data.expectations")),
         (truncated, ("1 of 41 images", "'cut.jpg'", "data.on_bad_image: skip")),
@@ -301,6 +346,7 @@ def test_bad_images_are_refused_by_name_and_nothing_is_half_written(
         assert part in complaint
     assert place.files() == before
     assert list((place.root / "out" / "prepare").iterdir()) == []
+    assert not list(place.root.parent.rglob("evil.png"))
 
 
 @pytest.fixture
@@ -453,8 +499,6 @@ def test_weights_of_unknown_names_are_refused(tmp_path: Path, call: Call) -> Non
 
 
 def test_no_command_hides_another() -> None:
-    from graftgan.commands import GROUPS
-
-    names = [*(spec.name for spec in STAGES), *(str(command.name) for command in GROUPS)]
+    names = [*cli.commands, *(later.name for later in LATER)]
     assert len(names) == len(set(names))
     assert not {spec.name for spec in CLUSTER_STAGES} & {spec.name for spec in STAGES}

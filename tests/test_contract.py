@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import resource
 import stat
@@ -24,7 +25,7 @@ from graftgan.contract import (
     digest_text,
     read_json,
 )
-from graftgan.errors import DataError, MissingInput, TryAgain
+from graftgan.errors import DataError, Interrupted, MissingInput, TryAgain
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -115,6 +116,63 @@ def test_a_failing_block_leaves_everything_as_it_was(tmp_path: Path, error: Base
         temporary.write_text("half")
         raise error
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_signal_between_the_renames_of_a_folder_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, behind: bool
+) -> None:
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "f").write_text("old")
+    real, count = Path.rename, 0
+
+    def rename(self: Path, to: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == at and not behind:
+            raise Interrupted("stopped by SIGTERM")
+        found = real(self, to)
+        if count == at:
+            raise Interrupted("stopped by SIGTERM")
+        return found
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Interrupted), atomic_path(target) as temporary:
+        temporary.mkdir()
+        (temporary / "f").write_text("new")
+    # Only behind the second rename the new one is there; nothing is left beside it.
+    assert tree(tmp_path) == {"set/f": b"new" if (at, behind) == (2, True) else b"old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_what_cannot_be_put_back_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = tmp_path / "set"
+    target.mkdir()
+    (target / "f").write_text("old")
+    real, count = Path.rename, 0
+
+    def rename(self: Path, to: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    logging.getLogger("graftgan").addHandler(caplog.handler)
+    with pytest.raises(OSError, match="Input/output"), atomic_path(target) as temporary:
+        temporary.mkdir()
+    logging.getLogger("graftgan").removeHandler(caplog.handler)
+    (left,) = tmp_path.glob(".set.*/old/f")
+    assert left.read_text() == "old"
+    assert str(left.parent) in caplog.text
+    monkeypatch.undo()
+    contract.put_back(tmp_path, "s*")
+    assert (target / "f").read_text() == "old"
 
 
 def test_a_block_that_writes_nothing_fails_and_keeps_the_old(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import json
+import logging
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -9,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from graftgan import engine
+from graftgan import engine, locks
 from graftgan.config import Params
 from graftgan.context import Context
 from graftgan.contract import Outcome, Result, digest_path
@@ -260,7 +264,7 @@ def test_the_state_key_changes_with_the_plan_only(job: Job, toy: Toy) -> None:
 
 HOLD = """
 import sys
-from graftgan.engine import alone
+from graftgan.locks import alone
 with alone(sys.argv[1], "toy"):
     print("held", flush=True)
     sys.stdin.read()
@@ -277,6 +281,124 @@ def test_two_processes_never_work_on_the_same_outputs(job: Job, toy: Toy) -> Non
             run_job(job, context)
         assert toy.runs == 0
         other.kill()
+    assert run_job(job, context)[1]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from graftgan.locks import alone_at
+with alone_at(Path(sys.argv[1]), "toy"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("through", ["the same path", "a link", "another folder"])
+def test_a_run_with_another_home_is_seen_through_links_and_relative_paths(
+    job: Job, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    held, folder = job.outputs["result"], tmp_path
+    held.parent.mkdir()
+    (tmp_path / "link").symlink_to(held.parent, target_is_directory=True)
+    mine = {"the same path": job, "a link": moved(job, tmp_path / "link"), "another folder": job}[through]
+    if through == "another folder":
+        folder = tmp_path / "images"
+        held = Path("../out/result.json")
+    left = job.outputs["copy"].parent / ".copy.abcd1234" / "copy"
+    left.mkdir(parents=True)
+    env = os.environ | {"GRAFTGAN_HOME": str(tmp_path / "other")}
+    command = [sys.executable, "-c", RUN, str(held)]
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TryAgain, match="another process runs toy") as caught:
+            run_job(mine, context)
+        assert ".result.json.lock" in str(caught.value)
+        assert toy.runs == 0 and left.exists(), "what the live run is writing stays"
+        other.kill()
+    # The killed one left its lock, which is void, and the next run takes it away.
+    assert (job.outputs["result"].parent / ".result.json.lock").exists()
+    assert run_job(mine, context)[1]
+    assert not [path for path in job.outputs["result"].parent.iterdir() if path.name.startswith(".")]
+
+
+def moved(job: Job, to: Path) -> Job:
+    return replace(job, outputs={name: to / path.name for name, path in job.outputs.items()})
+
+
+def test_where_no_lock_can_be_made_beside_outputs_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    logging.getLogger("graftgan").addHandler(caplog.handler)
+    with locks.alone_at(tmp_path / "file" / "result.json", "toy"):
+        pass
+    logging.getLogger("graftgan").removeHandler(caplog.handler)
+    assert "toy: no lock can be made beside" in caplog.text
+    assert "would not be noticed" in caplog.text
+
+
+def test_an_output_that_is_a_link_itself_is_locked_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "ab12").write_text("{}")
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "out" / "result.json").symlink_to(tmp_path / "cache" / "ab12")
+    assert locks.true_path(tmp_path / "out" / "result.json") == tmp_path.resolve() / "real" / "result.json"
+
+
+@pytest.mark.parametrize("then", ["another", "gone"])
+def test_an_input_that_changes_while_a_stage_runs_is_noticed(
+    job: Job, toy: Toy, tmp_path: Path, then: str
+) -> None:
+    states: list[Path] = []
+
+    def surroundings(state: Path) -> Context:
+        (state / "chosen" / "images-000000000008").mkdir(parents=True)
+        states.append(state)
+        return context(state)
+
+    def change(outputs: Mapping[str, Path]) -> None:
+        (job.inputs["dataset"] / "a").unlink()
+        if then == "gone":
+            job.inputs["dataset"].rmdir()
+        else:
+            (job.inputs["dataset"] / "a").write_text("2")
+
+    run_job(job, context)
+    toy.fail = change
+    with pytest.raises(TryAgain, match="an input changed while the stage ran: dataset of toy") as caught:
+        run_job(job, surroundings, force=True)
+    assert caught.value.exit_code == 75
+    assert not job.outputs["result"].exists()
+    assert (job.outputs["copy"] / "a").read_text() == "1", "the outputs before it stay"
+    assert not states[0].exists(), "what was saved may be of both"
+    toy.fail = lambda outputs: None
+    job.inputs["dataset"].mkdir(exist_ok=True)
+    (job.inputs["dataset"] / "a").write_text("2")
+    assert run_job(job, context)[1]
+    assert (job.outputs["copy"] / "a").read_text() == "2"
+
+
+@pytest.mark.parametrize("then", ["more", "another", "gone"])
+def test_a_folder_that_changes_while_a_stage_reads_it_is_noticed(
+    job: Job, toy: Toy, tmp_path: Path, then: str
+) -> None:
+    folder = tmp_path / "images"
+    change = {
+        "more": lambda: (folder / "j.png").write_text("j"),
+        "another": lambda: (folder / "i.png").write_text("another"),
+        "gone": lambda: shutil.rmtree(folder),
+    }
+    toy.fail = lambda outputs: change[then]()
+    with pytest.raises(TryAgain, match="ran: data\\.path of toy; nothing is recorded"):
+        run_job(job, context)
+    assert not any(path.exists() for path in job.outputs.values())
+    folder.mkdir(exist_ok=True)
+    toy.fail = lambda outputs: None
     assert run_job(job, context)[1]
 
 
@@ -323,6 +445,19 @@ def test_run_facts_tell_versions_without_importing() -> None:
     assert facts["seconds"] == 1.235
     assert facts["versions"]["graftgan"]
     assert facts["versions"]["torch"]
+
+
+def test_facts_of_a_stage_go_to_the_volatile_record_alone(job: Job, toy: Toy) -> None:
+    plain, _ = run_job(job, context)
+    before = job.outputs["result"].read_bytes()
+    run = toy.run
+    vars(sys.modules["graftgan.stages.toy"])["run"] = lambda *given: replace(run(*given), facts={"isa": "x"})
+    toy.runs = 0
+    again, ran = run_job(job, context, force=True)
+    assert ran and again == plain
+    assert job.outputs["result"].read_bytes() == before
+    told = json.loads(job.outputs["result"].with_name("run.json").read_text())
+    assert told["isa"] == "x" and told["versions"]["torch"]
 
 
 def test_what_a_kill_left_of_the_volatile_facts_is_removed_too(job: Job, toy: Toy) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import importlib.metadata
+import itertools
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,17 +26,19 @@ ROOT = Path(graftgan.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in (
-        "console graftgan errors guard machine progress section stages.specs world yamltext",
+        "graftgan guard machine redaction section stages.specs world yamltext",
+        "console errors progress",
         "contract context device gans method_config metrics",
-        "config digests journal places",
+        "config digests journal local_store places",
         "remote_client",
         "remote",
         "checkpoints kfp_retry",
-        "follower lifelong_config packages parallel params unfinished weights",
-        "data identity lifelong_params template",
+        "follower lifelong_config locks packages parallel params unfinished weights",
+        "data identity lifelong_params template tracking_check",
         "bank training",
         "reporting",
-        "classes gallery sampling serving serving_bank tracking",
+        "classes gallery sampling serving_limits",
+        "serving serving_bank tracking",
         "registry",
         "sync transfer versions",
         "server stages",
@@ -59,7 +66,7 @@ EXCEPTIONS = {
 
 # Who may import what from outside; nobody else may.
 OUTSIDE = {
-    "mlflow": {"tracking", "serving", "serving_bank", "server"},
+    "mlflow": {"tracking", "serving", "serving_bank", "serving_limits", "server"},
     "click": {"cli", "commands"},
     "kfp": set(),
     "dvc": set(),
@@ -176,3 +183,20 @@ def test_what_must_be_light_reaches_nothing_heavy() -> None:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert not done.stdout.strip(), f"graftgan.{module} reaches {done.stdout}"
+
+
+def test_nothing_that_is_installed_asks_for_torchvision() -> None:
+    """It comes for one build of torch only, so CPU and GPU users could not share one list of versions."""
+    pinned = {
+        re.split("[=<>! ;@]", line)[0]
+        for line in (ROOT.parents[1] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    }
+    assert "torch" in pinned and "torchvision" not in pinned
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    for name in sorted(pinned):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            asked += importlib.metadata.requires(name) or []
+    assert len(asked) > 200
+    assert not [line for line in asked if line.lower().startswith("torchvision") and "extra ==" not in line]

@@ -194,6 +194,7 @@ def changed(key: str, value: Any) -> Any:
         "finetune.filter_transfer.head": "small", "finetune.class_embedding.use": "repair",
         "finetune.class_embedding.classes": [1], "finetune.class_embedding.objective": "probe",
         "finetune.class_embedding.classifier": "x", "finetune.class_embedding.classifier_classes": [1],
+        "finetune.class_embedding.judge_classifier": "x",
         "finetune.class_embedding.diversity": "pixelwise", "finetune.class_embedding.init": ["top"],
         "finetune.cdc.patch_px": [8, 16], "finetune.gan_memory.compress.keep": [0.5] * 5,
         "finetune.gan_memory.compress.earlier": ["x"],
@@ -290,6 +291,35 @@ def test_credentials_in_an_address_are_refused_untold(key: str, value: str) -> N
     with pytest.raises(ConfigError, match=f"{key} is an address with a user or password") as caught:
         load(None, [f"{key}={value}"])
     assert "cr3t" not in str(caught.value) and "AKIA" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("track.uri", "https://host?access_token=s3cr3t"),
+        ("track.uri", "postgresql://host/db?user=me&password=s3cr3t"),
+        ("data.path", "https://host/x.zip?v=1&X-Amz-Signature=s3cr3t"),
+    ],
+)
+def test_secrets_in_the_query_of_an_address_are_refused_untold(key: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is an address with a secret in its query") as caught:
+        resolve({key.split(".", maxsplit=1)[0]: {key.split(".")[1]: value}}, "test")
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ({"track": "https://me:s3cr3t@host"}, "given 'https://host'"),
+        ({"track": {"uri": {"user": "me", "password": "s3cr3t"}}}, "given {'user': 'me', 'password': ***}"),
+        ({"track": {"uri": ["https://me:s3cr3t@host"]}}, "given ['https://host']"),
+        ({"rank": {"sources": ["https://me:s3cr3t@host"]}}, "rank.sources is an address with a user"),
+    ],
+)
+def test_secrets_in_values_of_a_wrong_kind_are_not_told(raw: dict[str, Any], shown: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(raw, "test")
+    assert shown in caught.value.message and "s3cr3t" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

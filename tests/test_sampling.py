@@ -12,7 +12,7 @@ from graftgan.contract import digest_path, write_json
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import Gan, build, sample
 from graftgan.gans.stylegan2 import StyleGAN2Spec
-from graftgan.sampling import MAX_SEEDS, draw, open_generator, parse_seeds
+from graftgan.sampling import MAX_SEEDS, draw, interpolation, open_generator, parse_seeds
 
 SIZES = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channel_base": 64, "channel_max": 4}
 
@@ -115,10 +115,45 @@ def test_full_truncation_makes_all_seeds_alike(checkpoint: Path, tmp_path: Path)
 
 
 def test_an_interpolation_is_a_closed_walk(checkpoint: Path, tmp_path: Path) -> None:
-    assert drawn(checkpoint, tmp_path / "w.gif", "0-63") == f"{tmp_path / 'w.gif'}: 12 frames"
+    assert drawn(checkpoint, tmp_path / "w.gif", "0-7") == f"{tmp_path / 'w.gif'}: 12 frames"
     with Image.open(tmp_path / "w.gif") as gif:
         assert gif.n_frames == 12
         assert gif.width > 2 * 32 > gif.height
+
+
+def test_an_interpolation_goes_through_all_seeds_in_their_order(gan: Gan) -> None:
+    found = interpolation(gan.generator_ema, [5, 3, 8, 1, 9, 0, 2, 7], 1.0, None, columns=8, frames=3)
+    assert found.shape == (12, 2, 32, 32, 3)
+    for column, seeds in enumerate(([5, 3, 8, 1], [9, 0, 2, 7])):
+        for stop, seed in enumerate(seeds):
+            picture = sample(gan.generator_ema, 1, seed)[0].astype(int)
+            assert np.abs(found[3 * stop, column] - picture).max() <= 1
+            assert np.abs(found[3 * stop + 1, column] - picture).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("seeds", "columns", "walks", "stops"),
+    [(64, 8, 8, 8), (64, 2, 2, 32), (3, 8, 1, 3), (9, 8, 2, 5), (2, 1, 1, 2)],
+)
+def test_seeds_are_shared_out_among_walks(gan: Gan, seeds: int, columns: int, walks: int, stops: int) -> None:
+    found = interpolation(gan.generator_ema, list(range(seeds)), 1.0, None, columns, frames=1)
+    assert found.shape[:2] == (stops, walks)
+    shown = found.swapaxes(0, 1).reshape(walks * stops, 32, 32, 3)
+    for place in range(walks * stops):
+        picture = sample(gan.generator_ema, 1, place % seeds)[0].astype(int)
+        assert np.abs(shown[place] - picture).max() <= 1
+
+
+def test_too_many_frames_are_refused_before_they_are_drawn(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="1040 frames, at most 1024"):
+        drawn(checkpoint, tmp_path / "w.gif", "0-7", columns=1, frames=130)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_seed_leads_nowhere(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two seeds or more"):
+        drawn(checkpoint, tmp_path / "w.gif", "7")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_grey_model_gives_grey_pictures(tmp_path: Path) -> None:

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from graftgan.checkpoints.adapters import Adapter, write_adapter
+from graftgan.checkpoints.adapters import Adapter, read_adapter, write_adapter
 from graftgan.checkpoints.store import WEIGHTS, load_gan, save_gan
 from graftgan.cli import cli
 from graftgan.config import Finetune
 from graftgan.contract import digest_file
 from graftgan.errors import CheckpointError, ConfigError, GraftganError
 from graftgan.gans.base import build, sample
+from graftgan.gans.laws import TruncatedNormal
 from graftgan.gans.stylegan2 import StyleGAN2Spec
 from graftgan.transfer.adapters import PLACES
 
@@ -108,3 +110,18 @@ def test_a_library_is_not_made_for_an_adapter_that_it_cannot_hold(base: Path) ->
 def test_the_commands_load_nothing_heavy_until_they_run() -> None:
     code = "import sys, graftgan.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_law_is_shown_applied_and_not_blended_with_another(base: Path) -> None:
+    home, shelf = base.parent, base.parent / "shelf"
+    law = TruncatedNormal(8, 0.3)
+    write_adapter(replace(read_adapter(home / "ones.safetensors"), prior=law), home / "cut.safetensors")
+    assert f"  {law.note}\n" in call("show", home / "cut.safetensors").output
+    assert "latents" not in call("show", home / "ones.safetensors").output
+    assert call("apply", base, home / "cut.safetensors", "--out", home / "cut").exit_code == 0
+    assert load_gan(home / "cut").prior == law
+    assert call("add", shelf, "ones", home / "ones.safetensors", "--base", base).exit_code == 0
+    assert call("add", shelf, "cut", home / "cut.safetensors").exit_code == 0
+    refused = call("blend", shelf, "ones", "cut", "--out", home / "blend")
+    assert isinstance(refused.exception, ConfigError) and not (home / "blend").exists()
+    assert "N(0, I). Of the other: Its latents come from N(0, I) cut off at 0.3" in str(refused.exception)

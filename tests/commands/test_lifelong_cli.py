@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image
+from planted import PLANTED, leaks, left
 from stages.lifelong_project import SIDE, TASKS, task_data, with_fourth, write_params, write_project
 
 from graftgan import cli as cli_module
@@ -50,6 +51,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(StopSignal, "install", lambda self: None)
+        for name, secret in PLANTED.items():
+            patch.setenv(name, secret)
         done("run")
     return root
 
@@ -75,6 +78,11 @@ def ran(before: dict[str, int]) -> set[str]:
     return {Path(path).parent.name for path, stamp in stamps().items() if before.get(path) != stamp}
 
 
+def test_no_planted_secret_is_in_what_the_run_leaves(finished: Path) -> None:
+    found = left(finished)
+    assert len(found) > 20 and leaks(found) == []
+
+
 def test_the_bank_holds_the_tasks_in_their_order_and_is_whole(project: Path) -> None:
     bank, back = Bank(OUT / "bank"), Bank(OUT / "bank-back")
     assert tuple(task.name for task in bank.tasks) == TASKS
@@ -83,6 +91,13 @@ def test_the_bank_holds_the_tasks_in_their_order_and_is_whole(project: Path) -> 
     assert {task.name: task.background for task in bank.tasks} == BACKGROUNDS
     assert verify(bank) == () and verify(back) == ()
     assert not list(OUT.rglob(".lock"))
+
+
+def test_how_each_task_was_computed_is_beside_its_stage(project: Path) -> None:
+    told = [facts["switches"] for p in OUT.rglob("run.json") if "switches" in (facts := read(p))]
+    assert len(told) == len(TASKS)
+    assert {choices["memory_format"] for choices in told} == {"contiguous"}
+    assert {choices["adam"] for choices in told} == {"fused"}
 
 
 def test_each_task_leaves_scores_costs_curves_and_pictures(project: Path) -> None:

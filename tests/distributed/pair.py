@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ports import free_port
 from safetensors.torch import save_file
 from training.nets import everything, pictures, recipe, tiny
 from training.test_families import SIZES
@@ -35,12 +35,6 @@ TESTS = Path(__file__).resolve().parents[1]
 def environment() -> dict[str, str]:
     path = os.pathsep.join([str(TESTS), *(p for p in sys.path if p)])
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def torchrun(count: int, *arguments: str) -> list[str]:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reporting.browsing import WIDTHS, browser, opens_whole, painted, wait
 
 from graftgan.contract import digest_path
 from graftgan.stages.specs import CLUSTER_STAGES, STAGES
+
+__all__ = ["browser"]
 
 # Three whole pipelines are made before the first test; a busy machine may need long for them.
 pytestmark = pytest.mark.timeout(1800)
@@ -98,6 +101,16 @@ def test_results_name_no_place_and_no_time(by_cli: Any) -> None:
         text = raw.decode()
         assert str(by_cli.root) not in text and "/tmp" not in text, name
         assert not {"seconds", "finished", "host"} & set(json.loads(text)), name
+
+
+@pytest.mark.parametrize("width", list(WIDTHS))
+def test_the_report_of_a_real_run_opens_without_complaint(browser: Any, by_cli: Any, width: str) -> None:
+    page = by_cli.root / "out" / "report" / "report.html"
+    opens_whole(browser, page, width, charts=False)
+    wait(lambda: len(painted(browser)) >= 5 and min(painted(browser).values()) > 0)
+    digest = json.loads((by_cli.root / "out" / "prepare" / "dataset" / "dataset.json").read_text())["digest"]
+    text = page.read_text(encoding="utf-8")
+    assert digest in text and "Code revision" in text
 
 
 @pytest.mark.nightly
