@@ -62,22 +62,22 @@ format: setup ## rewrite the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## all benchmarks that need no GPU, and their tables in docs; hours, on quiet cores
-	$(THREADS) $(BIN)/python benchmarks/startup.py
-	$(THREADS) $(BIN)/python benchmarks/serving.py
-	$(THREADS) $(BIN)/python benchmarks/prepare.py
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/metrics.py
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/step.py --compile
-	$(THREADS) $(BIN)/python benchmarks/growth.py
-	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/features.py
-	$(THREADS) $(BIN)/python benchmarks/scaling.py
-	$(THREADS) $(BIN)/python benchmarks/storage.py
-	$(THREADS) $(BIN)/python benchmarks/classes.py
-	$(THREADS) $(BIN)/python benchmarks/transfer.py
-	$(THREADS) $(BIN)/python benchmarks/selection.py
-	$(THREADS) $(BIN)/python benchmarks/methods.py
-	$(THREADS) $(BIN)/python benchmarks/lifelong.py
-	$(BIN)/python benchmarks/tables.py
+# A benchmark that fails stops none of the others: the tables of those that ran are put in their places, and the
+# target fails at the end. PEER_PATH and ROSINALITY_PATH are checkouts that the step is set beside.
+BENCH := first_run.py startup.py prepare.py metrics.py step.py growth.py features.py scaling.py storage.py \
+	classes.py transfer.py selection.py methods.py lifelong.py serving.py playground.py
+BENCH_THREADS_2 := metrics.py step.py features.py
+BENCH_OPTIONS_step.py = --compile $(if $(PEER_PATH),--peer-path $(PEER_PATH)) \
+	$(if $(ROSINALITY_PATH),--rosinality-path $(ROSINALITY_PATH))
+BENCH_OPTIONS_methods.py = --family stylegan2 biggan
+
+bench: run ## all benchmarks that need no GPU, and their tables in docs; hours, on quiet cores
+	@failed=; $(foreach script,$(BENCH), \
+	echo "benchmarks/$(script)"; \
+	OMP_NUM_THREADS=$(if $(filter $(script),$(BENCH_THREADS_2)),2,1) \
+		$(BIN)/python benchmarks/$(script) $(BENCH_OPTIONS_$(script)) || failed="$$failed $(script)";) \
+	$(BIN)/python benchmarks/tables.py || failed="$$failed tables.py"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 docs: setup ## the pictures of README and docs, from a finished run
 	$(THREADS) $(BIN)/python docs/pictures.py
