@@ -139,6 +139,18 @@ def test_a_crash_in_the_repair_is_repaired(tmp_path: Path, monkeypatch: pytest.M
     assert number > 10
 
 
+def test_the_making_of_a_bank_may_crash_at_any_call_and_leaves_no_rubbish(tmp_path: Path) -> None:
+    number, dying = 1, True
+    while dying:
+        folder = tmp_path / f"crash{number}"
+        dying = crash_at(number, lambda place=folder: Bank.create(place, TINY) and None)
+        bank = Bank(folder) if (folder / "manifest.json").exists() else Bank.create(folder, TINY)
+        with bank.alone():
+            assert {path.name for path in folder.iterdir()} == {"manifest.json", ".lock"}
+        number += 1
+    assert number > 10
+
+
 def fail(*_given: object) -> None:
     raise OSError("gone")
 

@@ -70,7 +70,7 @@ class Bank:
         """
         if spec.kind == "patchgan":
             raise ConfigError("a bank holds generators, not discriminators", "use a resnet or a unet")
-        if folder.exists() and (not folder.is_dir() or any(f.name != LOCK for f in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(map(_foreign, folder.iterdir()))):
             raise ConfigError(f"{folder} exists and is not an empty folder", "name a new folder")
         with torch.device("meta"):
             shapes = layer_shapes(build_translator(spec))
@@ -292,8 +292,6 @@ class Bank:
         for part in (FILTERS, TASKS):
             for holder in (self.folder / part).glob(".*"):
                 shutil.rmtree(holder)
-        for name in (NAME, PENDING):
-            sweep(self.folder / name)
         kept = {self.folder / task.file for task in self.tasks}
         for path in set((self.folder / TASKS).glob("*.safetensors")) - kept:
             path.unlink()
@@ -313,6 +311,7 @@ class Bank:
 
 @contextmanager
 def _locked(lock: BaseFileLock, folder: Path) -> Iterator[None]:
+    """Keep other writers away, and remove what a dead one left beside the manifest and the note."""
     try:
         lock.acquire()
     except Timeout:
@@ -322,9 +321,16 @@ def _locked(lock: BaseFileLock, folder: Path) -> Iterator[None]:
         message = f"the bank {folder} cannot be written: {error.strerror}"
         raise ConfigError(message, "make the folder writable, or work on a copy") from None
     try:
+        for name in (NAME, PENDING):
+            sweep(folder / name)
         yield
     finally:
         lock.release()
+
+
+def _foreign(path: Path) -> bool:
+    """Tell whether a path is neither the lock of a bank nor what a killed process left of making one."""
+    return path.name != LOCK and not path.name.startswith(f".{NAME}.")
 
 
 def _check_scores(scores: Mapping[str, float]) -> None:
