@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -332,3 +332,21 @@ def share_of(items: Sequence[Item], text: str | None = None) -> list[Item]:
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise ValueError(f"{SHARE}={text!r} is neither 'all' nor a part such as '2/{NIGHTS}'")
     return list(items[int(part) - 1 :: int(parts)])
+
+
+def try_all(faults: Sequence[Item], folder: Path, check: Callable[[Item, Path], object]) -> str:
+    """Do the part of a sweep that is due, each fault in a place of its own; return how many of how many.
+
+    What fails does not end it: all failures are told together.
+    """
+    done, wrong = share_of(faults), []
+    for number, fault in enumerate(done):
+        place = folder / str(number)
+        try:
+            check(fault, place)
+        except AssertionError as error:
+            wrong.append(f"{fault}: {error}")
+        # A thousand of them would fill the disk.
+        shutil.rmtree(place, ignore_errors=True)
+    assert not wrong, f"{len(wrong)} of {len(done)} failed\n\n" + "\n\n".join(wrong)
+    return f"{len(done)} of {len(faults)}"

@@ -24,8 +24,8 @@ from faults.harness import (
     images_of,
     outputs,
     save_points,
-    share_of,
     states,
+    try_all,
     words,
 )
 from faults.test_kill import COMMANDS, LONG, goes_on
@@ -73,12 +73,9 @@ def test_a_disk_with_errors_is_told_of(armed: Warm, baseline: Baseline, stage: s
 def test_every_file_operation_may_fail(
     armed: Warm, baseline: Baseline, stage: str, mode: int, error: int, tmp_path: Path
 ) -> None:
-    places = range(1, len(baseline.operations[stage]) + 1)
-    done = share_of(places)
-    for at in done:
-        check_failing(armed, baseline, stage, Fault(mode, at, error), tmp_path / "p")
-        shutil.rmtree(tmp_path / "p")
-    print(f"{stage}: {errno.errorcode[error]} at {len(done)} of {len(places)} operations")
+    faults = [Fault(mode, at, error) for at in range(1, len(baseline.operations[stage]) + 1)]
+    done = try_all(faults, tmp_path, lambda fault, place: check_failing(armed, baseline, stage, fault, place))
+    print(f"{stage}: {errno.errorcode[error]} at {done} operations")
 
 
 def cut(file: Path) -> None:

@@ -25,7 +25,7 @@ from faults.harness import (
     outputs,
     promises_kept,
     save_points,
-    share_of,
+    try_all,
     words,
 )
 
@@ -80,13 +80,8 @@ def test_a_kill_at_every_file_operation_leaves_nothing_half_written(
     operations = baseline.operations[stage]
     faults = [Fault(KILL, at) for at in range(1, len(operations) + 1)]
     faults += [Fault(TORN, at) for at in numbers(operations, "write")]
-    done = share_of(faults)
-    for fault in done:
-        place = tmp_path / f"{fault.mode}-{fault.at}"
-        check_killed(armed, baseline, stage, fault, place)
-        # A thousand of them would fill the disk.
-        shutil.rmtree(place)
-    print(f"{stage}: killed at {len(done)} of {len(faults)} places")
+    done = try_all(faults, tmp_path, lambda fault, place: check_killed(armed, baseline, stage, fault, place))
+    print(f"{stage}: killed at {done} places")
 
 
 FIFTY = pytest.param(50, marks=[pytest.mark.nightly, pytest.mark.timeout(0)])
