@@ -137,6 +137,19 @@ def test_a_fixed_tensor_that_moved_is_an_error(
     workshop.fails(GraftganError, found, **{f"finetune__{key}": value for key, value in keys.items()})
 
 
+def test_a_method_without_a_discriminator_tells_what_batch_fits(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(workshop, "resnet_gan")
+    keys = {"finetune__method": "bsa", "finetune__style_mixing": 0, "finetune__controls": "[]"}
+    monkeypatch.setattr("graftgan.training.memory.available_bytes", lambda device: 5 << 20)
+    with caplog.at_level("WARNING"):
+        workshop.run(**quick(**keys, finetune__batch=64))
+    assert re.search(
+        r"training needs about .* finetune\.batch=64, .* finetune\.batch=\d+ would fit", caplog.text
+    )
+
+
 def test_a_source_that_was_cut_is_held_to_what_it_was_cut_to(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

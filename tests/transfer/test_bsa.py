@@ -23,6 +23,7 @@ from graftgan.transfer.bsa import BatchStatisticsAdaptation, Scale, Shift, featu
 from graftgan.transfer.direct import Task
 from graftgan.transfer.levels import is_convolution
 from transfer.families import small
+from transfer.needs import check_need
 from transfer.test_suits import settle
 
 FAMILIES = bsa.FAMILIES
@@ -47,6 +48,11 @@ def run(steps: int, family: str = "resnet_gan", **changes: Any) -> BatchStatisti
     for _ in range(steps):
         trainer.step()
     return trainer
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_grows_as_it_is_counted_on_few_images(family: str) -> None:
+    check_need(lambda: made(family))
 
 
 def test_latents_are_matched_with_their_nearest_both_ways() -> None:

@@ -18,6 +18,7 @@ from graftgan.transfer.class_embedding import ClassTuner, table_name
 from graftgan.transfer.class_objectives import Probe
 from graftgan.transfer.direct import Task
 from transfer.families import on_meta, small
+from transfer.needs import check_need
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,13 @@ def test_the_same_seed_gives_the_same_rows(network: str) -> None:
     for run in runs:
         moved(run)
     assert torch.equal(class_table(runs[0].gan.generator), class_table(runs[1].gan.generator))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_memory_grows_as_it_is_counted_on_few_images(objective: str, network: str) -> None:
+    # An inversion has no more images than its class.
+    sizes = (1, 4) if objective == "inversion" else (6, 12)
+    check_need(lambda: tuner(network, **of(objective, network)), *sizes)
 
 
 @pytest.mark.parametrize("objective", ["probe", "inversion"])

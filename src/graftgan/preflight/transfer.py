@@ -164,11 +164,14 @@ def method(params: Params) -> Iterator[str]:
 def room_to_train(params: Params) -> Iterator[str]:
     """Say how much memory training takes with the hungriest source that may be chosen.
 
-    Methods that play no game against a discriminator are not counted.
+    Methods that play no game against a discriminator are counted once the stage has read their networks.
     """
     from graftgan.device import pick_device
     from graftgan.training import memory
 
+    if _is_direct(params):
+        yield f"finetune.method={params.finetune.method} says what memory it needs when its networks are read"
+        return
     needs: list[memory.Need] = []
     # What is wrong with the method or the catalogue, the checks before have told.
     with suppress(GraftganError):
@@ -181,16 +184,21 @@ def room_to_train(params: Params) -> Iterator[str]:
         yield f"WARNING: {text}"
 
 
+def _is_direct(params: Params) -> bool:
+    from graftgan.checkpoints.catalogue import SCRATCH
+    from graftgan.transfer import METHODS
+
+    found = METHODS.get(params.finetune.method)
+    return found is not None and found.direct is not None and params.rank.choose != SCRATCH
+
+
 def specs_to_train(params: Params) -> Iterator[GanSpec]:
-    """Yield each kind of networks that may be trained against a discriminator, as far as they are known."""
+    """Yield each kind of networks that may be trained, as far as they are known."""
     from graftgan.checkpoints.catalogue import SCRATCH, Catalogue
     from graftgan.stages.start import can_fit
-    from graftgan.transfer import method as found_method
-    from graftgan.transfer.auto import AUTO
 
-    rank, name = params.rank, params.finetune.method
-    direct = name != AUTO and found_method(name).direct is not None
-    if direct or is_address(rank.catalogue) or rank.choose == SCRATCH:
+    rank = params.rank
+    if is_address(rank.catalogue) or rank.choose == SCRATCH:
         return
     catalogue = Catalogue(Path(rank.catalogue))
     found: list[GanSpec] = []

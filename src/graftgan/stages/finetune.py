@@ -41,7 +41,7 @@ from graftgan.stages.class_judging import make_class_judge
 from graftgan.stages.class_report import class_facts
 from graftgan.stages.deciding import said_before, with_method
 from graftgan.stages.judging import make_judge
-from graftgan.stages.prior import Prepared, check_prior, prepare_prior, prior_facts, write_inversion
+from graftgan.stages.prior import Prepared, check_prior, find_prior, prior_facts, write_inversion
 from graftgan.stages.start import Start, starting_point
 from graftgan.stages.together import check_workers
 from graftgan.training import memory
@@ -57,11 +57,11 @@ from graftgan.transfer import check_family, method
 from graftgan.transfer.auto import AUTO
 from graftgan.transfer.base import Method
 from graftgan.transfer.combinations import check_settings, check_starts
-from graftgan.transfer.direct import Task
+from graftgan.transfer.direct import DirectTrainer, Task
 from graftgan.transfer.invariants import Fixed
 from graftgan.transfer.penalties import make_penalties
 from graftgan.transfer.rehearsal import rehearse
-from graftgan.world import from_first, is_first, take_from_first, world
+from graftgan.world import from_first, is_first, world
 
 COLUMNS = (
     "images_seen", "loss_g", "loss_d", "r1", "path_length", "sign_real", "sign_fake", "ada_p",
@@ -185,25 +185,22 @@ def train(loop: Loop, arm: Arm) -> History:
 
 def run_arm(arm: Arm, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
     """Train one arm and write its folder; return the content of its `model.json`, and how it was computed."""
-    settings = arm.params.finetune
-    if ctx.resume == "must" and not from_first(lambda: any((ctx.state / arm.run).rglob(f"{SAVED}*"))):
-        # The stage has a state; it stopped before the training of this arm began.
-        ctx = replace(ctx, resume="auto")
+    settings, ctx = arm.params.finetune, own_resume(arm, ctx)
     device = pick_device(arm.params.runtime.device)
     data = ImageSet.open(arm.dataset)
     start = starting_point(arm.source, data, arm.params, ctx.cache)
     gan, source = start.gan, start.source
     chosen_method = method("full" if source is None else settings.method)
-    # Before an inversion, which may take long; not among the results, for it is of this machine.
-    if chosen_method.direct is None and (text := memory.warning(gan.spec, settings.batch, device)):
-        ctx.log.warning("%s: %s", arm.run, text)
+    if chosen_method.direct is None:
+        # Before an inversion, which may take long.
+        warn(memory.warning(gan.spec, settings.batch, device), arm, ctx)
     if source is not None:
         check_memory_bases(source, arm.params, ctx.cache)
     chosen_method.even_out(gan, settings)
     if source is not None and settings.prior != "normal":
         # Networks that something of the recipe does not go with are refused before the inversion's hours.
         rehearse(gan, chosen_method, settings)
-    prior = find_prior(start, arm, data, device, ctx)
+    prior = find_prior(start, arm.run, data, arm.params, ctx)
     fitted = gan.spec
     chosen_method.apply(gan, settings)
     # A small set's batches would overwrite the statistics that the source learnt from many images.
@@ -212,6 +209,8 @@ def run_arm(arm: Arm, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
     moving, fixed = moving_parameters(gan), Fixed.of(gan)
     images, labels = training_set(data, gan)
     trainer = make_stepper(arm, chosen_method, start, images, labels, prior)
+    if isinstance(trainer, DirectTrainer):
+        warn(memory.shortage(trainer.need(), "finetune.batch", device), arm, ctx)
     judge, warnings = make_judge(data, arm.params, ctx)
     class_judge, said = make_class_judge(trainer, data, arm.params, ctx)
     warnings += [*start.changes, *said, *(prior.warnings if prior is not None else ())]
@@ -220,10 +219,7 @@ def run_arm(arm: Arm, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
 
     def write() -> dict[str, Any]:
         fixed.check(gan, history.best_tensors, f"finetune.method={chosen_method.name}")
-        if history.rollbacks:
-            warnings.append(
-                f"training diverged {history.rollbacks} times; learning rates ended x {trainer.lr_scale:g}"
-            )
+        warnings.extend(history.warnings(trainer.lr_scale))
         warnings.extend(text for penalty in trainer.penalties for text in penalty.warnings())
         arm.folder.mkdir(parents=True)
         facts: dict[str, Any] = {
@@ -248,15 +244,17 @@ def run_arm(arm: Arm, ctx: Context) -> tuple[dict[str, Any], dict[str, str]]:
     return from_first(write), switches(trainer, arm.params.runtime.compile)
 
 
-def find_prior(start: Start, arm: Arm, data: ImageSet, device: torch.device, ctx: Context) -> Prepared | None:
-    """Find the prior of an arm in one worker; what the networks learnt of a class on the way goes to all."""
-    gan = start.gan
-    gan.prior = None
-    prior = from_first(lambda: prepare_prior(start, arm.run, data, arm.params, ctx))
-    if prior is not None:
-        networks = (gan.generator, gan.generator_ema)
-        take_from_first(tensor for net in networks for tensor in net.to(device).parameters())
-    return prior
+def own_resume(arm: Arm, ctx: Context) -> Context:
+    """Ask for no state of an arm whose training had not begun when the stage stopped."""
+    if ctx.resume != "must" or from_first(lambda: any((ctx.state / arm.run).rglob(f"{SAVED}*"))):
+        return ctx
+    return replace(ctx, resume="auto")
+
+
+def warn(text: str | None, arm: Arm, ctx: Context) -> None:
+    """Log what is of this machine, and so no part of the results."""
+    if text:
+        ctx.log.warning("%s: %s", arm.run, text)
 
 
 def profile_of(arm: Arm, trainer: Stepper) -> Profile | None:

@@ -155,8 +155,7 @@ def learn_task(
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
         if not keep_state:
             shutil.rmtree(state, ignore_errors=True)
-    slow = (f"training diverged {history.rollbacks} times",) if history.rollbacks else ()
-    said = (*images.warnings, *warnings, *more, *slow)
+    said = (*images.warnings, *warnings, *more, *history.warnings(trainer.lr_scale))
     return Learnt(task, history, scores, said, ranking, switches(trainer))
 
 

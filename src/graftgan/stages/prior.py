@@ -29,6 +29,7 @@ from graftgan.training.state import StateStore
 from graftgan.transfer import method
 from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, Saving, invert, redraw
 from graftgan.transfer.mixture import Fit, check_installed, component_count, fit_mixture
+from graftgan.world import from_first, take_from_first
 
 REPORT, PAIRS = "inversion.json", "inversion.png"
 INVERSION = "inversion"
@@ -80,6 +81,17 @@ def check_prior(settings: Finetune, training_images: int | None) -> None:
     if training_images is not None:
         component_count(settings.mixture.components, training_images)
     check_installed()
+
+
+def find_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: Context) -> Prepared | None:
+    """Call `prepare_prior` in one worker; what the networks learnt of a class on the way goes to all."""
+    gan, device = start.gan, pick_device(params.runtime.device)
+    gan.prior = None
+    prior = from_first(lambda: prepare_prior(start, run, data, params, ctx))
+    if prior is not None:
+        networks = (gan.generator, gan.generator_ema)
+        take_from_first(tensor for net in networks for tensor in net.to(device).parameters())
+    return prior
 
 
 def prepare_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: Context) -> Prepared | None:

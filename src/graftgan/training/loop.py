@@ -83,6 +83,12 @@ class History:
     rollbacks: int = 0
     elapsed_s: float = 0.0
 
+    def warnings(self, lr_scale: float) -> tuple[str, ...]:
+        """Tell whether the run went back, and what its learning rates were multiplied by for it."""
+        if not self.rollbacks:
+            return ()
+        return (f"training diverged {self.rollbacks} times; learning rates ended x {lr_scale:g}",)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the history as nested plain values and tensors."""
         state = dict(vars(self))

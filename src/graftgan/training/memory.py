@@ -18,8 +18,10 @@ from graftgan.machine import free_memory_bytes
 from graftgan.training.translators import IMAGE_CHANNELS, Translators, make_translators
 from graftgan.world import world
 
-# Gradient and the two moments of Adam; the averaged generator has none.
-TRAINED_COPIES = 4
+# Gradient and two moments.
+ADAM_COPIES = 3
+# The averaged generator has none of these.
+TRAINED_COPIES = 1 + ADAM_COPIES
 # Gradients of activations live beside them for a while, and allocators round up.
 HEADROOM = 1.25
 
@@ -82,7 +84,7 @@ def estimate_translation(spec: TranslatorSpec, kind: Kind, settings: Translate, 
             gan = make_translators(kind, there, settings, side_px, back)
             given, wanted = (torch.empty(settings.batch, IMAGE_CHANNELS, side_px, side_px) for _ in range(2))
             networks = list(gan.named().values())
-            kept = _kept(networks, lambda: _translation_step(gan, settings, given, wanted))
+            kept = kept_bytes(networks, lambda: _translation_step(gan, settings, given, wanted))
     except (NotImplementedError, RuntimeError):
         return None
     averages = [gan.generator, gan.back] if settings.ema_half_life_kimg is not None else []
@@ -157,13 +159,13 @@ def _images(spec: GanSpec, count: int) -> Tensor:
 
 def _generator_phase(gan: Gan, batch: int) -> int:
     z, labels = _inputs(gan.spec, batch)
-    return _kept(_both(gan), lambda: gan.discriminator(gan.generator(z, labels), labels))
+    return kept_bytes(_both(gan), lambda: gan.discriminator(gan.generator(z, labels), labels))
 
 
 def _discriminator_phase(gan: Gan, batch: int) -> int:
     """D sees fakes and reals as one batch."""
     _, labels = _inputs(gan.spec, 2 * batch)
-    return _kept(_both(gan), lambda: gan.discriminator(_images(gan.spec, 2 * batch), labels, 2))
+    return kept_bytes(_both(gan), lambda: gan.discriminator(_images(gan.spec, 2 * batch), labels, 2))
 
 
 def _r1_phase(gan: Gan, batch: int) -> int:
@@ -174,11 +176,16 @@ def _r1_phase(gan: Gan, batch: int) -> int:
         logits = gan.discriminator(images, labels)
         return torch.autograd.grad(logits.sum(), images, create_graph=True)
 
-    return _kept(_both(gan), penalty)
+    return kept_bytes(_both(gan), penalty)
 
 
-def _kept(networks: Iterable[nn.Module], compute: Callable[[], Any]) -> int:
-    """Return the bytes that autograd keeps for a computation, without the networks' own tensors."""
+def kept_bytes(networks: Iterable[nn.Module], compute: Callable[[], Any]) -> int:
+    """Return the bytes that autograd keeps for a computation.
+
+    Args:
+        networks: Their own tensors are not counted.
+        compute: Runs it.
+    """
     own = {_storage(t) for n in networks for t in n.state_dict().values()}
     with _watched() as kept:
         compute()

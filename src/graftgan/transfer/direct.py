@@ -6,6 +6,7 @@ curves, best checkpoint, milestones, resuming and signals.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ from graftgan.errors import ConfigError, GraftganError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.training.augment import Augment, make_augment
 from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.memory import ADAM_COPIES, Need, kept_bytes
 from graftgan.training.meter import Meter
 from graftgan.training.penalty import Penalty
 from graftgan.training.state import restore_rng, rng_state
 from graftgan.training.stepper import Stepper
 
 ADAM_BETAS = (0.9, 0.999)
+FEW, MORE = 2, 4
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,26 @@ class DirectTrainer(ABC):
     def step_index(self) -> int:
         """Steps done."""
         return self.images_seen // self.settings.batch
+
+    def need(self) -> Need:
+        """Return what a step takes beside what is in memory already.
+
+        It is counted on the losses of two and of four images, since what both keep, such as weights and the
+        features of given images, does not grow with the batch. The trainer is left as it was.
+        """
+        grown = self._kept(MORE) - self._kept(FEW)
+        fixed = ADAM_COPIES * sum(parameter.nbytes for parameter in self.moving)
+        return Need(fixed, max(grown, 0) // (MORE - FEW), self.settings.batch)
+
+    def _kept(self, images: int) -> int:
+        settings, before = self.settings, copy.deepcopy(self.state_dict())
+        self.settings = settings.model_copy(update={"batch": images})
+        try:
+            self.gan.generator.train()
+            return kept_bytes((), self.loss)
+        finally:
+            self.settings = settings
+            self.load_state_dict(before)
 
     def step(self) -> None:
         """Do one step and count its images."""
