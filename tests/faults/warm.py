@@ -7,6 +7,7 @@ library made from `shim.c`, a command can be armed: see `faults.harness.Fault`.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -92,6 +93,9 @@ def main() -> None:
     # Once for all: somebody may be editing the source while the tests run.
     code_digest()
     torch.set_num_threads(1)
+    # No child walks through, and so copies, what all share.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
