@@ -2,13 +2,14 @@
 
 Every method is started from the recommended source, or from `--source`, on three targets, with 25, 100 and
 1,000 images and three seeds (of the draw of images and of the training), all at one budget. Scores are on the
-images that the largest draw leaves for the test. Finished runs are kept in `--work`; what is there already is
-not repeated, and the table names its draws; after a change of a method, remove its folders there.
+images that the largest draw leaves for the test. Finished runs are lines of `results/methods-runs.csv`. What
+has a line is not repeated, so it can be done in parts; the table names its draws. After a change of a method,
+`--again` repeats its rows; a zoo of other sources repeats all.
 
 Methods that the zoo's StyleGAN2 sources are not for have a table of their own, `--family biggan`: there every
 run starts from the source with classes, at the learning rates that it was trained with.
 
-    python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods NAME ...]
+    python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods ROW ...]
     python benchmarks/methods.py --family biggan
 """
 
@@ -18,6 +19,7 @@ import argparse
 import itertools
 import logging
 import math
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +29,7 @@ from typing import Any
 from auto_rules import refresh
 from clock import clocked, spent
 from filelock import FileLock
+from ledger import Draw, Ledger, Runs
 from transfer import (
     RESULTS,
     ROOT,
@@ -136,21 +139,13 @@ FAMILIES = {
 }
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One small image set: a target, how many training images, and the seed that drew them."""
-
-    target: str
-    images: int
-    seed: int
-
-    def settings(self, kimg: float, *more: str) -> Params:
-        """Return the parameters of a run on it."""
-        drawn = (
-            f"data.train_images={self.images}", f"data.seed={self.seed}",
-            f"finetune.inversion.epochs={max(INVERTED_IMAGES // self.images, 1)}",
-        )  # fmt: skip
-        return settings_of(self.target, self.seed, kimg, f"evaluate.extractor={EXTRACTOR}", *drawn, *more)
+def draw_settings(draw: Draw, kimg: float, *more: str) -> Params:
+    """Return the parameters of a run on a draw."""
+    drawn = (
+        f"data.train_images={draw.images}", f"data.seed={draw.seed}",
+        f"finetune.inversion.epochs={max(INVERTED_IMAGES // draw.images, 1)}",
+    )  # fmt: skip
+    return settings_of(draw.target, draw.seed, kimg, f"evaluate.extractor={EXTRACTOR}", *drawn, *more)
 
 
 def features(arm: Arm, ctx: Context) -> dict[str, Any]:
@@ -226,11 +221,11 @@ def arms_of(
 ) -> list[Arm]:
     """Pack one draw, rank the sources for it and return its runs from the one that `rank.choose` takes."""
     folder = work / draw.target / f"{draw.images}-{draw.seed}"
-    ranked = draw.settings(kimg, *family.keys("full", kimg), f"rank.choose={choose}")
+    ranked = draw_settings(draw, kimg, *family.keys("full", kimg), f"rank.choose={choose}")
     source = prepare(folder, ranked, stop)["choice"]["name"]
     runs = folder / f"{kimg:g}kimg-{source}"
     return [
-        Arm(name, source, draw.settings(kimg, *family.keys(name, kimg)),
+        Arm(name, source, draw_settings(draw, kimg, *family.keys(name, kimg)),
             folder / "prepare" / "dataset", runs / name.replace(",", "").replace(" ", "-"))
         for name in names
     ]  # fmt: skip
@@ -309,33 +304,49 @@ def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any
     return sorted(rows, key=lambda row: row["ratio"])
 
 
+def by_images(runs: Runs, family: Family) -> dict[int, dict[str, dict[Draw, dict[str, Any]]]]:
+    """Return number of images -> row -> draw -> run, of the draws that `full` was run on."""
+    found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {}
+    for (name, draw), run in sorted(runs.items(), key=lambda item: (item[0][1].seed, item[0][1])):
+        if ("full", draw) in runs and name in family.variants:
+            found.setdefault(draw.images, {}).setdefault(name, {})[draw] = run
+    return dict(sorted(found.items()))
+
+
 def measure(family: Family, options: argparse.Namespace, stop: StopSignal) -> dict[str, Any]:
-    """Run one table's methods, seed after seed; write the table after each draw and return the results."""
+    """Run what is missing of one table, seed after seed; its lines are written draw by draw."""
     wanted = [name for name in options.methods or family.variants if name in family.variants]
     names = ["full", *(name for name in wanted if name != "full")]
     choose = options.source or family.source
     work = options.work or ROOT / "out" / "benchmarks" / family.results
-    found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {
-        images: {name: {} for name in names} for images in options.images
-    }
-    results: dict[str, Any] = {}
+    sources = digests(ROOT / "zoo" / family.catalogue)
+    ledger = Ledger(options.results / f"{family.results}-runs.csv", sources, options.kimg, choose)
+    runs = {key: run for key, run in ledger.read().items() if key[0] not in options.again}
     for seed, target, images in itertools.product(range(options.seeds), options.targets, options.images):
         draw = Draw(target, images, seed)
-        arms = arms_of(draw, names, options.kimg, choose, work, stop, family)
+        missing = [name for name in names if (name, draw) not in runs]
+        if not missing:
+            continue
+        arms = arms_of(draw, missing, options.kimg, choose, work, stop, family)
+        for arm in arms:
+            if arm.run in options.again:
+                shutil.rmtree(arm.folder, ignore_errors=True)
         ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
-        runs = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
-        for name, run in zip(names, runs, strict=True):
-            found[images][name][draw] = run
-        done = {count: by_name for count, by_name in found.items() if by_name["full"]}
-        every = (run for by_name in done.values() for by_draw in by_name.values() for run in by_draw.values())
-        results = {
-            "kimg": options.kimg, "source": choose,
-            "sources": digests(ROOT / "zoo" / family.catalogue),
-            "protocol": require_same_protocol(*(run["protocol"] for run in every)),
-            "images": {count: summarise(by_name) for count, by_name in done.items()},
-        }  # fmt: skip
-        write_json(options.results / f"{family.results}.json", results)
-        write_text(options.results / f"{family.results}.md", table(results))
+        found = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
+        runs |= {(name, draw): run for name, run in zip(missing, found, strict=True)}
+        ledger.write(runs)
+    return tabulate(runs, ledger, family)
+
+
+def tabulate(runs: Runs, ledger: Ledger, family: Family) -> dict[str, Any]:
+    """Write the table of all runs, and return what it holds."""
+    results = {
+        "kimg": ledger.kimg, "source": ledger.choose, "sources": dict(ledger.sources),
+        "protocol": require_same_protocol(*(run["protocol"] for run in runs.values())),
+        "images": {count: summarise(found) for count, found in by_images(runs, family).items()},
+    }  # fmt: skip
+    write_json(ledger.path.with_name(f"{family.results}.json"), results)
+    write_text(ledger.path.with_name(f"{family.results}.md"), table(results))
     return results
 
 
@@ -351,6 +362,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--methods", nargs="+", choices=rows, help="rows; the default is all of the family")
+    parser.add_argument("--again", nargs="+", choices=rows, default=[], help="rows to run anew")
     parser.add_argument("--source", help="rank.choose; the default is the family's: recommended, or groups")
     parser.add_argument("--work", type=Path, help="folder of the runs of one family")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")

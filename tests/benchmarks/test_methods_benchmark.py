@@ -46,9 +46,8 @@ ROWS = [(family, name) for family in methods.FAMILIES for name in methods.FAMILI
 
 
 def settings_of(family: str, name: str, images: int = 25, kimg: float = 3.0) -> Params:
-    params: Params = methods.Draw("micah", images, 0).settings(
-        kimg, *methods.FAMILIES[family].keys(name, kimg)
-    )
+    draw, keys = methods.Draw("micah", images, 0), methods.FAMILIES[family].keys(name, kimg)
+    params: Params = methods.draw_settings(draw, kimg, *keys)
     return params
 
 
