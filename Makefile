@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | sha256sum | cut -c1-12)
 CHECKOV := 3.3.30
 THREADS := OMP_NUM_THREADS=1
+TEST_WORKERS := 2
 
 .PHONY: help setup run test nightly nightly-tests nightly-faults fuzz lint checkov format bench docs data zoo pipelines image-test cluster-test clean
 
@@ -21,8 +22,8 @@ $(STAMP):
 run: setup ## prepare, rank, finetune, evaluate, report and register the shipped example
 	$(THREADS) $(BIN)/graftgan run
 
-test: setup ## the default tests
-	$(THREADS) CI=$(CI) $(BIN)/python -m pytest
+test: setup ## the default tests, in two processes; TEST_WORKERS=0 for one
+	$(THREADS) CI=$(CI) $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 nightly: nightly-tests nightly-faults image-test ## all tests; `make -j2 -k nightly` does two parts at once
 

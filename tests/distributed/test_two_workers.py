@@ -25,7 +25,7 @@ CURVES = 1e-3
 BEHIND_NORM = re.compile(r"^d\.|stored_var$")
 """Before a batch norm some directions have no gradient but rounding's, which Adam makes as large as any."""
 NOISY = {"biggan": 5e-3, "gmm": 5e-4}
-"""Wider limits: on one processor, statistics of such directions were 1.5e-3 apart, and a prior's run 1.3e-4."""
+"""Wider limits: on one processor, statistics of such directions were 1.5e-3 apart, and a prior 1.3e-4."""
 
 BASE: dict[str, Any] = {"r1_interval": 2, "r1_gamma": 0.5, "batch": 8}
 CASES: dict[str, dict[str, Any]] = {
