@@ -257,6 +257,36 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ratios(results: dict[str, Any]) -> str:
+    """Return the table of the documents: KID over that of `full` by number of images, best row first."""
+    cells: dict[str, dict[int, str]] = {}
+    logs: dict[str, list[float]] = {}
+    stored: dict[str, list[float]] = {}
+    for images, rows in results["images"].items():
+        for row in rows:
+            if row["method"] != "full":
+                ends = f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+                mean = f"**{row['ratio']:.2f}**" if row["ratio_high"] < 1 else f"{row['ratio']:.2f}"
+                cells.setdefault(row["method"], {})[images] = f"{mean} {ends}"
+                logs.setdefault(row["method"], []).append(math.log(row["ratio"]))
+                stored.setdefault(row["method"], []).append(row["stored_bytes"] / 1000)
+    sizes = list(results["images"])
+    lines = [
+        f"| row | {' | '.join(f'{images:,} images' for images in sizes)} | stored KB |",
+        "| --- |" + " --- |" * (len(sizes) + 1),
+    ]
+    for name in sorted(cells, key=lambda name: statistics.fmean(logs[name])):
+        low, high = round(min(stored[name])), round(max(stored[name]))
+        kept = f"{low}" if low == high else f"{low} to {high}"
+        lines.append(f"| {name} | {' | '.join(cells[name].get(i, '–') for i in sizes)} | {kept} |")
+    drawn = {
+        images: ", ".join(next(row["draws"] for row in rows if row["method"] == "full"))
+        for images, rows in results["images"].items()
+    }
+    told = "; ".join(f"{images:,} images: {draws}" for images, draws in drawn.items())
+    return "\n".join([*lines, "", f"Draws (target and seed) of `full`: {told}."]) + "\n"
+
+
 def known_mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that are known, or None."""
     known = [value for value in values if value is not None]
@@ -347,6 +377,7 @@ def tabulate(runs: Runs, ledger: Ledger, family: Family) -> dict[str, Any]:
     }  # fmt: skip
     write_json(ledger.path.with_name(f"{family.results}.json"), results)
     write_text(ledger.path.with_name(f"{family.results}.md"), table(results))
+    write_text(ledger.path.with_name(f"{family.results}-ratios.md"), ratios(results))
     return results
 
 

@@ -130,6 +130,18 @@ def test_the_table_has_a_line_a_method() -> None:
     assert "| 0.500 | 0.00 | 2 | 0 |" in first
 
 
+def test_the_table_of_the_documents_marks_what_is_clearly_better() -> None:
+    few, many = (methods.summarise(found) for found in (runs(), {"full": runs()["full"]}))
+    lines = methods.ratios({"images": {25: few, 1000: many}}).splitlines()
+    assert lines[0] == "| row | 25 images | 1,000 images | stored KB |"
+    mean = re.fullmatch(r"\| other \| \*\*0\.90\*\* \((.+) to (.+)\) \| – \| 0 \|", lines[2])
+    assert mean is not None and float(mean[1]) < 0.9 < float(mean[2]) < 1
+    assert lines[4] == (
+        "Draws (target and seed) of `full`: 25 images: easy 0, easy 1, hard 0, hard 1; "
+        "1,000 images: easy 0, easy 1, hard 0, hard 1."
+    )
+
+
 def test_seconds_that_are_not_known_are_a_dash_and_left_out_of_means() -> None:
     found = runs()
     for run in found["other"].values():
