@@ -143,6 +143,13 @@ def sweep(target: Path) -> None:
         shutil.rmtree(holder, ignore_errors=True)
 
 
+def sweep_all(folder: Path) -> None:
+    """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
+    for holder in folder.glob(".*.????????"):
+        if holder.is_dir():
+            shutil.rmtree(holder, ignore_errors=True)
+
+
 def is_lock(file: Path) -> bool:
     """Tell whether a file is a lock, held or left by a killed process, and no content."""
     return file.name.startswith(".") and file.name.endswith(LOCK)

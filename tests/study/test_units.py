@@ -80,6 +80,27 @@ def test_a_state_that_a_kill_left_behind_its_record_goes_with_the_next_start(tmp
     assert not both[0].state(ctx).exists() and both[0].done == ["a"]
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from graftgan.contract import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("name", ["units/a.json", "units/source.safetensors", "study.html"])
+def test_what_a_kill_left_of_a_file_goes_with_the_next_start(tmp_path: Path, name: str) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+    assert list(tmp_path.rglob(".*"))
+    both, ctx = pair(tmp_path), around(tmp_path)
+    with alone_in(tmp_path, "study"):
+        take_up(both, tmp_path, ctx)
+        finish_all(both, ctx, 1, 1)
+    assert not list(tmp_path.rglob(".*"))
+
+
 def other_code(unit: Counted) -> None:
     write_record(unit.file, {"name": unit.file.stem, "times": 0})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from graftgan.context import Context
-from graftgan.contract import atomic_path, canonical_json, digest_text, read_json
+from graftgan.contract import atomic_path, canonical_json, digest_text, read_json, sweep_all
 from graftgan.errors import MissingInput
 from graftgan.locks import alone_at
 from graftgan.parallel import run_all
@@ -94,6 +94,8 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
     """
     if not is_first():
         return
+    for folder in {out, *(unit.file.parent for unit in units)}:
+        sweep_all(folder)
     if ctx.resume == "never":
         for unit in units:
             unit.file.unlink(missing_ok=True)
