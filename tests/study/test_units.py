@@ -80,6 +80,21 @@ def test_a_state_that_a_kill_left_behind_its_record_goes_with_the_next_start(tmp
     assert not both[0].state(ctx).exists() and both[0].done == ["a"]
 
 
+@pytest.mark.parametrize("raw", [b"", b'{"name": "a", ', b"[1]", b"\xff\xfe"])
+def test_a_damaged_record_is_named_and_its_unit_done_again(
+    tmp_path: Path, told: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    both, ctx = pair(tmp_path), around(tmp_path)
+    finish_all(both, ctx, 1, 1)
+    both[0].file.write_bytes(raw)
+    with pytest.raises(MissingInput, match=r"a\.json"):
+        take_up(both, tmp_path, around(tmp_path, "must"))
+    take_up(both, tmp_path, ctx)
+    assert "a.json" in told.text and "its unit is done again" in told.text
+    assert [record["name"] for record in finish_all(both, ctx, 1, 1)] == ["a", "b"]
+    assert both[0].done == ["a", "a"] and both[1].done == ["b"]
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

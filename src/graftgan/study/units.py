@@ -101,7 +101,7 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
             unit.file.unlink(missing_ok=True)
             _drop_state(unit, ctx)
         return
-    done = [unit for unit in units if unit.file.is_file()]
+    done = [unit for unit in units if unit.file.is_file() and _is_whole(unit.file, ctx)]
     begun = any(isinstance(unit, Saving) and unit.state(ctx).is_dir() for unit in units)
     if ctx.resume == "must" and not (done or begun):
         raise MissingInput(f"no finished unit and no saved state in {out}", "use --resume auto")
@@ -112,6 +112,24 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
     if ctx.resume == "must":
         raise MissingInput(told, "use --resume auto to keep them, or never to do all units again")
     ctx.log.warning("%s; they are kept, and the page names it; --resume never does them again", told)
+
+
+def _is_whole(file: Path, ctx: Context) -> bool:
+    """Tell whether a record can be read; one that cannot is named and removed, to be made again.
+
+    Raises:
+        MissingInput: With `must`, if it cannot.
+    """
+    try:
+        if not isinstance(read_json(file), dict):
+            raise MissingInput(f"{file} is not a record")
+    except MissingInput as error:
+        if ctx.resume == "must":
+            raise MissingInput(error.message, "use --resume auto to do its unit again") from None
+        ctx.log.warning("%s; its unit is done again", error.message)
+        file.unlink()
+        return False
+    return True
 
 
 def made_by(records: Sequence[Record]) -> str:
