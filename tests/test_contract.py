@@ -9,6 +9,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -341,6 +342,30 @@ def test_what_a_killed_process_left_can_be_swept_away(tmp_path: Path) -> None:
     (tmp_path / left / "set").mkdir(parents=True)
     contract.sweep(tmp_path / "set")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".setting.abcdefgh", "set"]
+
+
+def test_in_a_cache_only_what_nobody_writes_any_more_is_swept_away(tmp_path: Path) -> None:
+    dead, alive, late = (tmp_path / f".features.{name * 8}" for name in "abc")
+    for holder in (dead, alive, late):
+        (holder / "features").mkdir(parents=True)
+        (holder / "features" / "part").write_text("half")
+    past = time.time() - contract.IDLE_S - 60
+    for path in (dead, *dead.rglob("*"), late, late / "features"):
+        os.utime(path, (past, past))
+    with contract.shared_path(tmp_path / "features") as temporary:
+        temporary.write_text("whole")
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [alive.name, late.name, "features"], "a long download still grows"
+
+
+def test_a_folder_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:
+    target = tmp_path / "snapshot"
+    with contract.shared_path(target, there=target.exists) as temporary:
+        temporary.mkdir()
+        (target / "theirs").mkdir(parents=True)
+        inode = target.stat().st_ino
+    assert target.stat().st_ino == inode and (target / "theirs").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 
 
 def test_a_disk_error_that_a_library_tells_in_words_is_an_oserror_with_the_place(tmp_path: Path) -> None:

@@ -57,6 +57,22 @@ def test_a_long_body_is_cut_off_while_it_comes() -> None:
     assert ask([b'"' + b"x" * 98 + b'"'], JSON)[0] == 200, "exactly as long as allowed"
 
 
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": (JSON,)}
+    guard = Guard(echo, body_s=0.1)
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 10))
+    assert sent[0]["status"] == 408 and b"within 0.1 s" in sent[1]["body"]
+
+
 @pytest.mark.parametrize("headers", [(), ((b"content-type", b"application/x-parquet"),)])
 def test_other_content_types_are_refused(headers: tuple[tuple[bytes, bytes], ...]) -> None:
     assert ask([b"{}"], *headers)[0] == 415

@@ -88,4 +88,4 @@ def test_features_of_other_tasks_are_found_in_the_cache(place: Path) -> None:
     before = mine.path("content", "protocol").stat().st_mtime_ns
     warm_cache([place / "a"])
     assert mine.path("content", "protocol").stat().st_mtime_ns == before
-    assert not list((place / "cache").rglob("*.tmp"))
+    assert not list((place / "cache").rglob(".*"))

@@ -10,8 +10,9 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ SPARE_BYTES = 1 << 20
 # Name of what is moved aside, in the temporary folder beside it.
 MOVED = "old"
 LOCK = ".lock"
+# Whoever still writes in a cache has written something within this time.
+IDLE_S = 3600.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -137,10 +140,57 @@ def _put_back(moved: Path, target: Path) -> bool:
     return True
 
 
-def sweep(target: Path) -> None:
-    """Remove what killed processes left of writing `target`; nobody may be writing it now."""
+class _ThereError(Exception):
+    """Another process was quicker."""
+
+
+@contextmanager
+def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iterator[Path]:
+    """As `atomic_path`, in a cache that processes share without a lock.
+
+    What killed processes left of writing `target` goes first, once nobody can be writing it any more.
+
+    Args:
+        target: A path in a cache.
+        there: Tells at the end whether another process has made `target` meanwhile. Then that one stays: a
+            folder that takes the place of another is for a moment not there for those who read it.
+
+    Raises:
+        TryAgain, OSError: As `atomic_path`.
+    """
+    sweep(target, IDLE_S)
+    with suppress(_ThereError), atomic_path(target) as temporary:
+        yield temporary
+        if there():
+            raise _ThereError
+
+
+def sweep(target: Path, idle_s: float = 0.0) -> None:
+    """Remove what killed processes left of writing `target`.
+
+    Args:
+        target: A path that was being written.
+        idle_s: What changed within this time stays, since somebody may be writing it; with 0 nobody is.
+    """
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        shutil.rmtree(holder, ignore_errors=True)
+        if not idle_s or time.time() - _changed(holder) > idle_s:
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def sweep_all(folder: Path) -> None:
+    """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
+    for holder in folder.glob(".*.????????"):
+        if holder.is_dir():
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def _changed(holder: Path) -> float:
+    """Return when anything in a folder changed last, in seconds since 1970."""
+    try:
+        return max(path.lstat().st_mtime for path in (holder, *holder.rglob("*")))
+    except OSError:
+        # It is vanishing under our eyes, so somebody is at work.
+        return time.time()
 
 
 def is_lock(file: Path) -> bool:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from graftgan.contract import digest_file, digest_path, digest_text, size_bytes, write_json
+from graftgan.contract import canonical_json, digest_file, digest_path, digest_text, shared_path, size_bytes
 from graftgan.errors import MissingInput, TryAgain
 
 # Below this, reading again is as fast as looking up.
@@ -50,7 +50,7 @@ class DigestCache:
         if fresh != known and self._writes:
             # It only saves time: a full or read-only disk does no harm.
             with contextlib.suppress(OSError, TryAgain):
-                write_json(store, fresh)
+                self._write(store, fresh)
         if single and not fresh:
             raise MissingInput(f"{path} vanished while it was read", "put it back")
         return str(fresh[""][2]) if single else digest_text("\n".join(lines))
@@ -69,7 +69,7 @@ class DigestCache:
             found = (folder / name).stat()
             entries[name] = [found.st_size, found.st_mtime_ns, digest]
         with contextlib.suppress(OSError, TryAgain):
-            write_json(self._store(folder.resolve()), entries)
+            self._write(self._store(folder.resolve()), entries)
 
     def digest_output(self, path: Path) -> str:
         """Return `contract.digest_path` of what a stage wrote; a large output is read only when it changed.
@@ -82,6 +82,11 @@ class DigestCache:
 
     def _store(self, root: Path) -> Path:
         return self._folder / f"digests-{digest_text(str(root))[:16]}.json"
+
+    @staticmethod
+    def _write(store: Path, entries: Mapping[str, list[object]]) -> None:
+        with shared_path(store) as temporary:
+            temporary.write_bytes(canonical_json(entries).encode())
 
     @staticmethod
     def _entry(file: str, known: list[object]) -> list[object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -12,6 +13,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MAX_BODY_BYTES = 1 << 20
+BODY_S = 20.0
 TYPES = ("application/json", "text/csv")
 
 
@@ -23,16 +25,18 @@ class Guard:
     """An ASGI application around another one that answers malformed requests itself.
 
     Taken are bodies of at most 1 MiB, in JSON that can be parsed or in CSV; anything else is answered with a
-    4xx before the inner application, whose reader would fail at it with a 500, sees it.
+    4xx before the inner application, whose reader would fail at it with a 500, sees it. So is a body that
+    takes too long to come: a few dozen of them would take all connections.
 
     Args:
         app: The inner application.
         max_body_bytes: Longest body.
+        body_s: Longest wait for a body.
     """
 
-    def __init__(self, app: App, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: App, max_body_bytes: int = MAX_BODY_BYTES, body_s: float = BODY_S) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes, self._body_s = max_body_bytes, body_s
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one connection's event."""
@@ -45,7 +49,11 @@ class Guard:
             await refuse(send, 415, f"the content type is {kind[:60]!r}; send one of {', '.join(TYPES)}")
             return
         try:
-            body = await self._body(receive)
+            async with asyncio.timeout(self._body_s):
+                body = await self._body(receive)
+        except TimeoutError:
+            await refuse(send, 408, f"the body did not come within {self._body_s:g} s")
+            return
         except TooLargeError:
             await refuse(send, 413, f"the body is longer than {self._max_body_bytes} bytes")
             return

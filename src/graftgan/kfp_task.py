@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from graftgan import kfp_io
 from graftgan.context import StopSignal
-from graftgan.contract import Result
+from graftgan.contract import Result, shared_path
 from graftgan.engine import Job
 from graftgan.kfp_retry import Attempts
 from graftgan.params import loads
@@ -65,8 +64,5 @@ def warm_cache(folders: Iterable[Path]) -> None:
 def _place(file: Path, target: Path) -> None:
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as temporary:
-        pass
-    shutil.copyfile(file, temporary.name)
-    Path(temporary.name).replace(target)
+    with shared_path(target) as temporary:
+        shutil.copyfile(file, temporary)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from graftgan.contract import atomic_path, canonical_json, digest_file, digest_text, is_lock
+from graftgan.contract import canonical_json, digest_file, digest_text, is_lock, shared_path
 from graftgan.errors import ConfigError, DataError, MissingInput
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def _snapshot(place: Address, folder: Path) -> Path:
         if not target.exists():
             size_mb = sum(entry.size for entry in listed) / 1e6
             _log.info("fetching %s: %d objects, %.1f MB", place, len(listed), size_mb)
-            with atomic_path(target) as temporary:
+            with shared_path(target, there=target.exists) as temporary:
                 _fill(client, place, listed, temporary)
     return target
 

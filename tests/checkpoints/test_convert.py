@@ -103,6 +103,13 @@ def test_a_public_file_may_stand_in_the_catalogue(model: Path, public: Path, tmp
     shelf = Catalogue(path)
     gan = shelf.load(shelf.sources[0], tmp_path / "cache")
     assert (sample(gan.generator_ema, 2, 0) == sample(load_gan(model).generator_ema, 2, 0)).all()
+    weights = next((tmp_path / "cache").rglob(WEIGHTS))
+    before = weights.read_bytes()
+    rotten = bytearray(before)
+    rotten[-2] ^= 4
+    weights.write_bytes(rotten)
+    shelf.load(shelf.sources[0], tmp_path / "cache")
+    assert weights.read_bytes() == before, "what was converted is made again where a bit has turned"
     public.write_bytes(public.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="sha256"):
         shelf.load(shelf.sources[0], tmp_path / "cache")

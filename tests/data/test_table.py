@@ -135,3 +135,26 @@ def test_bomb(tmp_path: Path) -> None:
     assert path.stat().st_size < 1 << 20
     with pytest.raises(DataError, match=r"row group 0 unpacks from .* decompression bomb"):
         ParquetSource(path, 10**8)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("column", ["name", "group", "label"])
+def test_a_long_text_that_many_rows_name_is_refused_before_it_unpacks(
+    tmp_path: Path, column: str, kind: pa.DataType
+) -> None:
+    rows, place = 3000, tmp_path / "bomb.parquet"
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * 500_000], kind))
+    pq.write_table(pa.table({"image": pa.array([b"P"] * rows), column: texts}), place, store_schema=False)
+    if kind == pa.large_string():
+        # As a writer that keeps its own types leaves it.
+        short = pa.table({"image": pa.array([b"P"]), column: pa.array(["x" * 5000], kind)})
+        pq.write_table(short, place)
+    usual = pa.default_memory_pool()
+    counted = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(counted)
+    try:
+        with pytest.raises(DataError, match=f"column '{column}' holds a text of .* more than 1024"):
+            ParquetSource(place, 10**8)
+    finally:
+        pa.set_memory_pool(usual)
+    assert counted.max_memory() < 64 << 20

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from scipy.stats import kstest, truncnorm
 from torch import nn
 
 from graftgan.checkpoints.prior_file import write_prior
-from graftgan.errors import CheckpointError
+from graftgan.errors import CheckpointError, TryAgain
 from graftgan.gans.laws import MinedNormal, TruncatedNormal, law_of, mined
 from graftgan.gans.prior import PREFIX, split_prior
 
@@ -89,6 +90,23 @@ def test_an_export_has_it_beside(law: MinedNormal, tmp_path: Path) -> None:
         assert {PREFIX + name for name in arrays} == set(law.tensors())
         assert all(np.array_equal(arrays[n.removeprefix(PREFIX)], t) for n, t in law.tensors().items())
     assert law.recipe in told
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_prior_beside_the_earlier_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_prior(TruncatedNormal(DIM, 0.3), tmp_path / "model.onnx")
+    before = (tmp_path / "model.onnx.prior.npz").read_bytes()
+
+    def full(file: Path, **_: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(TryAgain, match="no space left"):
+        write_prior(TruncatedNormal(DIM, 0.5), tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.prior.npz"]
+    assert (tmp_path / "model.onnx.prior.npz").read_bytes() == before
 
 
 def test_facts_say_what_it_is() -> None:

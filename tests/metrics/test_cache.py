@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,45 @@ def test_a_cut_file_is_reported_and_made_again(tmp_path: Path, caplog: pytest.Lo
     assert "computing again" in caplog.text
     np.testing.assert_array_equal(again, FEATURES)
     np.testing.assert_array_equal(load_features(path, PROTOCOL, "digest"), FEATURES)
+
+
+def test_a_cache_that_cannot_be_read_or_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder can be made below it")
+    cache = FeatureCache(tmp_path / "file" / "features")
+    np.testing.assert_array_equal(cache.get_or_compute("digest", PROTOCOL, lambda: FEATURES), FEATURES)
+    assert "what was computed is not kept" in caplog.text
+    with pytest.raises(OSError, match="file"):
+        cache.put("digest", PROTOCOL, FEATURES)
+
+
+def test_a_folder_that_may_not_be_entered_counts_as_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert FeatureCache(tmp_path).get("digest", PROTOCOL) is None
+    assert "Permission denied" in caplog.text
+
+
+def test_what_a_killed_process_left_goes_once_nobody_can_be_writing_it(tmp_path: Path) -> None:
+    path = FeatureCache(tmp_path).path("digest", PROTOCOL)
+    script = """
+import os, pathlib, sys
+from graftgan.contract import shared_path
+with shared_path(pathlib.Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    (left,) = path.parent.iterdir()
+    for part in (left, *left.iterdir()):
+        os.utime(part, (0, 0))
+    FeatureCache(tmp_path).put("digest", PROTOCOL, FEATURES)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

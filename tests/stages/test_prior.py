@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -215,6 +216,43 @@ def test_other_training_settings_find_the_inversion_again(
     workshop.run(**quick(**FIXED))
     monkeypatch.setattr("graftgan.stages.prior.invert", lambda *_: pytest.fail("it inverted again"))
     workshop.run(**quick(**FIXED, finetune__lr_generator=0.001))
+
+
+def flip(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-2] ^= 4
+    file.write_bytes(raw)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+def test_a_kept_inversion_that_is_damaged_is_told_of_and_made_again(
+    workshop: Workshop, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop.run(**quick(**FIXED))
+    before = digest_path(workshop.models / "chosen")
+    (file,) = (workshop.root / "cache").glob("inversions/*.safetensors")
+    whole = file.read_bytes()
+    damage(file)
+    shutil.rmtree(workshop.models)
+    with caplog.at_level(logging.WARNING, "graftgan"):
+        workshop.run(**quick(**FIXED))
+    assert "is damaged and is made again" in caplog.text
+    assert file.read_bytes() == whole and digest_path(workshop.models / "chosen") == before
+
+
+def test_an_inversion_that_cannot_be_kept_stops_nothing(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    (workshop.root / "cache").mkdir(exist_ok=True)
+    (workshop.root / "cache" / "inversions").write_text("no folder can be made here")
+    with caplog.at_level(logging.WARNING, "graftgan"):
+        workshop.run(**quick(**FIXED))
+    assert "is not kept for other runs" in caplog.text
+    assert not list((workshop.root / "home").glob("state/finetune-*"))
 
 
 def test_a_learnt_class_embedding_is_what_training_starts_from(

@@ -80,6 +80,42 @@ def test_a_state_that_a_kill_left_behind_its_record_goes_with_the_next_start(tmp
     assert not both[0].state(ctx).exists() and both[0].done == ["a"]
 
 
+@pytest.mark.parametrize("raw", [b"", b'{"name": "a", ', b"[1]", b"\xff\xfe"])
+def test_a_damaged_record_is_named_and_its_unit_done_again(
+    tmp_path: Path, told: pytest.LogCaptureFixture, raw: bytes
+) -> None:
+    both, ctx = pair(tmp_path), around(tmp_path)
+    finish_all(both, ctx, 1, 1)
+    both[0].file.write_bytes(raw)
+    with pytest.raises(MissingInput, match=r"a\.json"):
+        take_up(both, tmp_path, around(tmp_path, "must"))
+    take_up(both, tmp_path, ctx)
+    assert "a.json" in told.text and "its unit is done again" in told.text
+    assert [record["name"] for record in finish_all(both, ctx, 1, 1)] == ["a", "b"]
+    assert both[0].done == ["a", "a"] and both[1].done == ["b"]
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from graftgan.contract import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("name", ["units/a.json", "units/source.safetensors", "study.html"])
+def test_what_a_kill_left_of_a_file_goes_with_the_next_start(tmp_path: Path, name: str) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)], check=False)
+    assert list(tmp_path.rglob(".*"))
+    both, ctx = pair(tmp_path), around(tmp_path)
+    with alone_in(tmp_path, "study"):
+        take_up(both, tmp_path, ctx)
+        finish_all(both, ctx, 1, 1)
+    assert not list(tmp_path.rglob(".*"))
+
+
 def other_code(unit: Counted) -> None:
     write_record(unit.file, {"name": unit.file.stem, "times": 0})
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from graftgan.checkpoints.convert import converted
 from graftgan.checkpoints.downloading import download
 from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan, read_spec
-from graftgan.contract import atomic_path, digest_file
+from graftgan.contract import digest_file, shared_path
 from graftgan.errors import CheckpointError, ConfigError, MissingInput
 from graftgan.gans.base import Gan
 from graftgan.gans.spec import GanSpec
@@ -195,7 +195,7 @@ def _fetch(source: Source, cache: Path) -> Path:
     for name, url in ((WEIGHTS, source.url), (SPEC, source.url.rsplit("/", 1)[0] + f"/{SPEC}")):
         if not (folder / name).is_file():
             logging.getLogger("graftgan").info("fetching %s", url)
-            with atomic_path(folder / name) as temporary:
+            with shared_path(folder / name) as temporary:
                 download(url, temporary)
                 # Checked before it is kept, or every later call would find the wrong file.
                 if name == SPEC:
@@ -212,7 +212,7 @@ def _fetch_file(source: Source, cache: Path) -> Path:
     file = cache / "sources" / f"{source.sha256}.public"
     if not file.is_file():
         logging.getLogger("graftgan").info("fetching %s", source.url)
-        with atomic_path(file) as temporary:
+        with shared_path(file) as temporary:
             download(source.url, temporary)
             _check_digest(source, temporary, "correct the address, or the sha256 if you trust the file")
     return file

@@ -15,8 +15,8 @@ from graftgan.checkpoints.imported import Imported
 from graftgan.checkpoints.prior_file import beside
 from graftgan.checkpoints.readers import read
 from graftgan.checkpoints.store import SPEC, WEIGHTS, assemble, save_tensors
-from graftgan.contract import atomic_path, digest_file, write_json
-from graftgan.errors import CheckpointError, ConfigError
+from graftgan.contract import atomic_path, digest_file, read_json, shared_path, write_json
+from graftgan.errors import CheckpointError, ConfigError, GraftganError
 from graftgan.gans.prior import split_prior
 from graftgan.gans.spec import GanSpec
 
@@ -86,13 +86,18 @@ def store_import(path: Path, folder: Path) -> Imported:
         CheckpointError: See `read_checkpoint`.
     """
     imported = read_checkpoint(path)
-    source = {"file": path.name, "sha256": digest_file(path) if path.is_file() else None}
     with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        save_tensors(_apart(imported), temporary / WEIGHTS)
-        write_json(temporary / SPEC, imported.spec.to_dict())
-        write_json(temporary / IMPORT, {**account(imported), "source": source})
+        _write_import(imported, path, temporary)
     return imported
+
+
+def _write_import(imported: Imported, path: Path, folder: Path) -> None:
+    source = {"file": path.name, "sha256": digest_file(path) if path.is_file() else None}
+    folder.mkdir()
+    save_tensors(_apart(imported), folder / WEIGHTS)
+    write_json(folder / SPEC, imported.spec.to_dict())
+    made = {"source": source, "weights_sha256": digest_file(folder / WEIGHTS)}
+    write_json(folder / IMPORT, {**account(imported), **made})
 
 
 def _apart(imported: Imported) -> dict[str, Tensor]:
@@ -167,8 +172,18 @@ def _trace(imported: Imported, kind: str, model: Path, target: Path) -> tuple[st
 
 
 def converted(path: Path, sha256: str, cache: Path) -> Path:
-    """Return the folder that holds a public file in this project's form, made once."""
+    """Return the folder that holds a public file in this project's form, made once and again if it rots."""
     folder = cache / "imports" / sha256
-    if not (folder / WEIGHTS).is_file():
-        store_import(path, folder)
+    if not _is_whole(folder):
+        imported = read_checkpoint(path)
+        with shared_path(folder, there=lambda: _is_whole(folder)) as temporary:
+            _write_import(imported, path, temporary)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        wanted = read_json(folder / IMPORT)["weights_sha256"]
+        return (folder / SPEC).is_file() and digest_file(folder / WEIGHTS) == wanted
+    except (GraftganError, KeyError, TypeError, OSError):
+        return False

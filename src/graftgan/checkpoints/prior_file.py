@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graftgan.contract import atomic_path
 from graftgan.gans.prior import PREFIX, Prior
 
 SUFFIX = ".prior.npz"
@@ -32,5 +33,6 @@ def write_prior(prior: Prior, beside: Path) -> str:
     """
     target = beside.with_name(beside.name + SUFFIX)
     arrays: dict[str, Any] = {name.removeprefix(PREFIX): t.numpy() for name, t in prior.tensors().items()}
-    np.savez(target, allow_pickle=False, **arrays)
+    with atomic_path(target) as temporary:
+        np.savez(temporary, allow_pickle=False, **arrays)
     return f"The model takes z from its own prior, {target.name}: {prior.recipe}."

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from graftgan.data.sources import RawImage, first_lines, refuse_bomb, refuse_crowd
 from graftgan.errors import DataError
 
-BATCH_ROWS = 64
+# Few, for a column may hold one large value once and name it in every row.
+BATCH_ROWS = 8
+TEXT_ROWS = 1 << 14
+MAX_TEXT_BYTES = 1024
 # What pyarrow raises for damaged files, text that is not UTF-8 included.
 UNREADABLE = (pa.ArrowException, OSError, ValueError, RuntimeError, TypeError, LookupError)
 LICENCE_KEYS = (b"licence", b"license")
@@ -52,6 +56,7 @@ class ParquetSource:
             self.licence = first_lines(licences[0]) if licences else ""
             self._columns = [c for c in ("image", "name", "group", "label") if c in schema.names]
             self._label_names = _class_names(metadata)
+            self._check_texts([name for name in self._columns[1:] if _is_text(schema.field(name).type)])
             self._check_names(file)
 
     def images(self) -> Iterator[RawImage]:
@@ -77,9 +82,9 @@ class ParquetSource:
             why = " ".join(str(error).split())
             raise DataError(f"{self._path}: {what} is damaged: {why}", "make the file again") from None
 
-    def _open(self) -> Any:
+    def _open(self, dictionaries: Sequence[str] = ()) -> Any:
         try:
-            return pq.ParquetFile(self._path)
+            return pq.ParquetFile(self._path, read_dictionary=list(dictionaries))
         except UNREADABLE as error:
             raise DataError(
                 f"{self._path} is not a readable parquet file: {error}", "make the file again"
@@ -106,17 +111,35 @@ class ParquetSource:
             unpacked = metadata.row_group(group).total_byte_size
             refuse_bomb(self._path, f"row group {group}", size, unpacked)
 
+    def _check_texts(self, columns: list[str]) -> None:
+        """Refuse long texts: one that a million rows name takes its place in the file once."""
+        if not columns:
+            return
+        with self._open(columns) as file:
+            for batch in file.iter_batches(batch_size=TEXT_ROWS, columns=columns):
+                for name in columns:
+                    # As it is stored, each value once.
+                    values = batch.column(name).dictionary
+                    longest = pc.max(pc.binary_length(values)).as_py() or 0
+                    if longest > MAX_TEXT_BYTES:
+                        raise DataError(
+                            f"{self._path}: column {name!r} holds a text of {longest} bytes, more than "
+                            f"{MAX_TEXT_BYTES}",
+                            "give shorter texts, or drop the column",
+                        )
+
     def _check_names(self, file: Any) -> None:
         if "name" not in self._columns:
             return
         seen = set()
-        for name in file.read(columns=["name"]).column("name").to_pylist():
-            if not name or name in seen:
-                fault = f"the name {name!r} twice" if name else "a row without name"
-                raise DataError(
-                    f"{self._path} has {fault}", "give every row its own name, or drop the column"
-                )
-            seen.add(name)
+        for batch in file.iter_batches(batch_size=TEXT_ROWS, columns=["name"]):
+            for name in batch.column("name").to_pylist():
+                if not name or name in seen:
+                    fault = f"the name {name!r} twice" if name else "a row without name"
+                    raise DataError(
+                        f"{self._path} has {fault}", "give every row its own name, or drop the column"
+                    )
+                seen.add(name)
 
     def _raw(self, row: int, record: dict[str, Any]) -> RawImage:
         image = record["image"]

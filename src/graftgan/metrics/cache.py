@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from graftgan.errors import CheckpointError, ProtocolMismatch
+from graftgan.contract import shared_path
+from graftgan.errors import CheckpointError, ProtocolMismatch, TryAgain
 
 Features = NDArray[np.float32]
 _ORIGIN = "graftgan"
@@ -45,19 +44,31 @@ class FeatureCache:
             ProtocolMismatch: the file holds another protocol or content than its name says.
         """
         path = self.path(content_digest, protocol)
-        if not path.is_file():
-            return None
         try:
-            return load_features(path, protocol, content_digest)
+            return load_features(path, protocol, content_digest) if path.is_file() else None
         except CheckpointError as error:
             _log.warning("feature cache: %s; computing again", error.message)
-            return None
+        # A folder that may not be entered.
+        except OSError as error:
+            _log.warning("feature cache: %s; computing again", error)
+        return None
 
     def put(self, content_digest: str, protocol: str, features: Features) -> Path:
-        """Store features ``[n, dim]``, replacing what was there."""
+        """Store features ``[n, dim]``, replacing what was there.
+
+        Raises:
+            TryAgain, OSError: as `save_features`.
+        """
         path = self.path(content_digest, protocol)
         save_features(path, features, protocol, content_digest)
         return path
+
+    def keep(self, content_digest: str, protocol: str, features: Features) -> None:
+        """Store features as `put` does, if that can be done: who has them can go on without."""
+        try:
+            self.put(content_digest, protocol, features)
+        except (OSError, TryAgain) as error:
+            _log.warning("feature cache: %s; what was computed is not kept", error)
 
     def get_or_compute(self, content_digest: str, protocol: str, compute: Callable[[], Features]) -> Features:
         """Stored features, else computed and stored; two processes at once both compute and one file stays.
@@ -68,7 +79,7 @@ class FeatureCache:
         found = self.get(content_digest, protocol)
         if found is None:
             found = compute()
-            self.put(content_digest, protocol, found)
+            self.keep(content_digest, protocol, found)
         return found
 
 
@@ -76,24 +87,16 @@ def save_features(path: Path, features: Features, protocol: str, content_digest:
     """Write a feature file by temporary name and rename; equal inputs give equal bytes.
 
     Raises:
+        TryAgain: the disk is full.
         OSError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     rows = np.ascontiguousarray(features, dtype=np.float32)
     # safetensors writes several metadata keys in an order that varies; one key keeps the bytes the same
     facts = {"content": content_digest, "protocol": protocol, "sha256": _sha256(rows)}
     origin = json.dumps(facts, sort_keys=True)
     payload = save({"features": rows}, metadata={_ORIGIN: origin})
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with shared_path(path) as temporary:
+        temporary.write_bytes(payload)
 
 
 def _sha256(rows: Features) -> str:

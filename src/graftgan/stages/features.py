@@ -98,7 +98,7 @@ def cached_together(
     mine = extract(make((here.rank, here.size)), extractor, ctx, name)
     features = joined_rows(collected(mine), BLOCK_IMAGES)
     if is_first():
-        cache.put(key, extractor.protocol, features)
+        cache.keep(key, extractor.protocol, features)
     return features
 
 

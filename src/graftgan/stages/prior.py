@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from torch import Tensor
 
+from graftgan.bank.files import tensor_sha256
 from graftgan.checkpoints.store import read_tensors, save_tensors
 from graftgan.config import Finetune, Params
 from graftgan.context import Context
-from graftgan.contract import atomic_path, canonical_json, digest_text, write_json
+from graftgan.contract import canonical_json, digest_text, shared_path, write_json
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
-from graftgan.errors import ConfigError
+from graftgan.errors import CheckpointError, ConfigError, TryAgain
 from graftgan.gans.base import Gan
 from graftgan.gans.laws import MinedNormal, TruncatedNormal
 from graftgan.gans.prior import split_prior
@@ -25,7 +27,7 @@ from graftgan.gans.reclass import class_axes
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.start import Start
 from graftgan.training.prior import MovingPrior, Schedule
-from graftgan.training.state import StateStore
+from graftgan.training.state import CHECKSUM, StateStore
 from graftgan.transfer import method
 from graftgan.transfer.inversion import RANDOM_SAMPLES, Inverted, Saving, invert, redraw
 from graftgan.transfer.mixture import Fit, check_installed, component_count, fit_mixture
@@ -201,8 +203,8 @@ def _inverted(
     """Return the inversion, made once for the same source, images and settings."""
     settings = params.finetune
     file = inversion_file(start, data, params, ctx.cache)
-    if file.is_file():
-        return Inverted.of_tensors(read_tensors(file))
+    if (known := _kept(file, ctx)) is not None:
+        return known
     store = StateStore(ctx.state / INVERSION / file.stem[:16], params.runtime.keep_states)
     saving = Saving(title, store, ctx.stop, params.runtime.save_every_s, ctx.resume, ctx.log)
     task = ctx.progress.task(title, settings.inversion.epochs * len(images))
@@ -213,8 +215,40 @@ def _inverted(
         )  # fmt: skip
     finally:
         task.close()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(file) as temporary:
-        save_tensors({name: t.contiguous().clone() for name, t in found.tensors().items()}, temporary)
-    store.clear()
+    # Without it the saved state is all that a run that goes on has.
+    if _keep(found, file, ctx):
+        store.clear()
     return found
+
+
+def _keep(found: Inverted, file: Path, ctx: Context) -> bool:
+    """Keep an inversion for other runs and tell whether that could be done."""
+    tensors = {name: t.contiguous().clone() for name, t in found.tensors().items()}
+    try:
+        with shared_path(file) as temporary:
+            save_tensors(tensors, temporary, {CHECKSUM: _digest(tensors)})
+    except (OSError, TryAgain) as error:
+        ctx.log.warning("%s is not kept for other runs: %s", file, error)
+        return False
+    return True
+
+
+def _kept(file: Path, ctx: Context) -> Inverted | None:
+    """Return an inversion that an earlier run kept, or None if there is no whole one."""
+    try:
+        if not file.is_file():
+            return None
+        tensors = read_tensors(file)
+        with safe_open(file, framework="pt") as opened:
+            expected = (opened.metadata() or {}).get(CHECKSUM)
+        # Files of old have no checksum.
+        if expected not in (None, _digest(tensors)):
+            raise CheckpointError(f"{file}: its checksum differs")
+        return Inverted.of_tensors(tensors)
+    except (CheckpointError, KeyError, OSError) as error:
+        ctx.log.warning("an inversion that was kept is damaged and is made again: %s", error)
+        return None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    return digest_text(canonical_json({name: tensor_sha256(t) for name, t in tensors.items()}))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from graftgan.context import Context
-from graftgan.contract import atomic_path, canonical_json, digest_text, read_json
+from graftgan.contract import atomic_path, canonical_json, digest_text, read_json, sweep_all
 from graftgan.errors import MissingInput
 from graftgan.locks import alone_at
 from graftgan.parallel import run_all
@@ -94,12 +94,14 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
     """
     if not is_first():
         return
+    for folder in {out, *(unit.file.parent for unit in units)}:
+        sweep_all(folder)
     if ctx.resume == "never":
         for unit in units:
             unit.file.unlink(missing_ok=True)
             _drop_state(unit, ctx)
         return
-    done = [unit for unit in units if unit.file.is_file()]
+    done = [unit for unit in units if unit.file.is_file() and _is_whole(unit.file, ctx)]
     begun = any(isinstance(unit, Saving) and unit.state(ctx).is_dir() for unit in units)
     if ctx.resume == "must" and not (done or begun):
         raise MissingInput(f"no finished unit and no saved state in {out}", "use --resume auto")
@@ -110,6 +112,24 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
     if ctx.resume == "must":
         raise MissingInput(told, "use --resume auto to keep them, or never to do all units again")
     ctx.log.warning("%s; they are kept, and the page names it; --resume never does them again", told)
+
+
+def _is_whole(file: Path, ctx: Context) -> bool:
+    """Tell whether a record can be read; one that cannot is named and removed, to be made again.
+
+    Raises:
+        MissingInput: With `must`, if it cannot.
+    """
+    try:
+        if not isinstance(read_json(file), dict):
+            raise MissingInput(f"{file} is not a record")
+    except MissingInput as error:
+        if ctx.resume == "must":
+            raise MissingInput(error.message, "use --resume auto to do its unit again") from None
+        ctx.log.warning("%s; its unit is done again", error.message)
+        file.unlink()
+        return False
+    return True
 
 
 def made_by(records: Sequence[Record]) -> str:
