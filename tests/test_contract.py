@@ -376,3 +376,15 @@ def test_a_disk_error_that_a_library_tells_in_words_is_an_oserror_with_the_place
     with pytest.raises(RuntimeError), atomic_path(target):
         raise RuntimeError("something else")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_kills_left_in_a_folder_goes_and_hidden_folders_of_others_stay(tmp_path: Path) -> None:
+    kept = {".my.settings/colours", ".ab.cd/x", "unit.json", ".git/config"}
+    left = {".unit.json.abc_d3f9/unit.json", ".weights.abcdefgh/old/a", ".empty.abcdefgh/"}
+    for name in (*kept, *left):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.touch()
+    contract.sweep_all(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == kept
+    assert not any((tmp_path / name.split("/")[0]).exists() for name in left)

@@ -180,7 +180,9 @@ def sweep(target: Path, idle_s: float = 0.0) -> None:
 def sweep_all(folder: Path) -> None:
     """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
     for holder in folder.glob(".*.????????"):
-        if holder.is_dir():
+        name = holder.name[1:].rpartition(".")[0]
+        # A hidden folder of the user's may have such a name, and other things in it.
+        if holder.is_dir() and {path.name for path in holder.iterdir()} <= {name, MOVED}:
             shutil.rmtree(holder, ignore_errors=True)
 
 
