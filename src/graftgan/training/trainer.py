@@ -14,7 +14,6 @@ from torch import Tensor
 from graftgan.config import Finetune
 from graftgan.data.dataset import order
 from graftgan.device import pick_dtype, send
-from graftgan.errors import ConfigError
 from graftgan.gans.base import Discriminator, Gan, Generator, StyledGenerator, autocast, draw_latents
 from graftgan.gans.prior import Mixture, split_prior
 from graftgan.training import profile
@@ -29,6 +28,7 @@ from graftgan.training.penalty import Penalty
 from graftgan.training.phases import Phases, Resting
 from graftgan.training.prior import MovingPrior
 from graftgan.training.state import restore_rng, rng_state
+from graftgan.training.styled import check_styled
 from graftgan.world import (
     average_gradients,
     averaged,
@@ -394,18 +394,3 @@ class Trainer:
             _, prior = split_prior(state["prior"], "the training state")
             assert isinstance(prior, Mixture)
             self.prior, self.gan.prior = self.prior.started_from(prior), prior
-
-
-def check_styled(gan: Gan, settings: Finetune) -> None:
-    """Refuse what mixes or measures styles where G has none.
-
-    Raises:
-        ConfigError: Naming both keys.
-    """
-    for key in ("style_mixing", "path_length_weight"):
-        if getattr(settings, key) and not isinstance(gan.generator, StyledGenerator):
-            raise ConfigError(
-                f"finetune.{key}={getattr(settings, key):g}, but the source that rank.choose brought is of "
-                f"family={gan.spec.family}, whose generator has no styles",
-                f"set finetune.{key}=0, or choose a StyleGAN in rank.choose",
-            )

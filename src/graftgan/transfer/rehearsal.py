@@ -9,7 +9,7 @@ import torch
 from graftgan.config import Finetune
 from graftgan.gans.base import Gan, build
 from graftgan.gans.spec import GanSpec
-from graftgan.training.trainer import check_styled
+from graftgan.training.styled import check_styled
 from graftgan.transfer import check_family, method
 from graftgan.transfer.base import Method
 from graftgan.transfer.penalties import make_penalties
