@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -163,6 +164,24 @@ def test_readers_go_on_while_a_writer_is_at_work(two: Bank) -> None:
         assert reader.inspect() == ()
         assert len(reader.rows(reader.layers[0], 2)) == reader.layers[0].rows_after(2)
     assert not Bank(two.folder).unfinished
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [(errno.ENOSPC, TryAgain), (errno.EDQUOT, TryAgain), (errno.EIO, OSError), (errno.EACCES, ConfigError)],
+)
+def test_a_lock_that_cannot_be_made_is_told_as_what_it_is(
+    two: Bank, monkeypatch: pytest.MonkeyPatch, number: int, wanted: type[Exception]
+) -> None:
+    write_json(two.folder / PENDING, {"adding": "three"})
+
+    def refuse(*_given: object, **_named: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(store_module.FileLock, "acquire", refuse)
+    with pytest.raises(wanted, match=os.strerror(number)), two.alone():
+        pytest.fail("it has no lock")
+    assert [task.name for task in Bank(two.folder).tasks] == ["one", "two"], "to read it needs none"
 
 
 def test_two_writers_are_kept_apart(two: Bank, tmp_path: Path) -> None:

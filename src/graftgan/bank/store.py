@@ -6,6 +6,7 @@ place; who opens a bank with such a note and no writer at work takes back what t
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import shutil
@@ -23,7 +24,15 @@ from graftgan.bank.inspection import Finding, inspect_bank
 from graftgan.bank.layers import Lambda, free_widths, layer_shapes
 from graftgan.bank.manifest import NAME, Layer, Manifest, Task, check_task_name, read_manifest
 from graftgan.checkpoints.store import read_tensors, save_tensors
-from graftgan.contract import atomic_path, canonical_json, digest_file, digest_text, sweep, write_json
+from graftgan.contract import (
+    atomic_path,
+    canonical_json,
+    digest_file,
+    digest_text,
+    disk_is_full,
+    sweep,
+    write_json,
+)
 from graftgan.errors import CheckpointError, ConfigError, MissingInput, TryAgain
 from graftgan.gans.translation import TranslatorSpec, build_translator
 
@@ -31,6 +40,7 @@ FILTERS = "filters"
 TASKS = "tasks"
 PENDING = "pending.json"
 LOCK = ".lock"
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Bank:
@@ -282,8 +292,8 @@ class Bank:
         try:
             with self.alone():
                 pass
-        except (TryAgain, ConfigError) as error:
-            logging.getLogger("graftgan").debug("%s is left as it is: %s", self.folder, error.message)
+        except (TryAgain, ConfigError, OSError) as error:
+            logging.getLogger("graftgan").debug("%s is left as it is: %s", self.folder, error)
 
     def _repair(self) -> None:
         """Take back what is on disk but not in the manifest; whoever calls has the lock."""
@@ -319,6 +329,10 @@ def _locked(lock: BaseFileLock, folder: Path) -> Iterator[None]:
         raise TryAgain(message, "wait for it to end") from None
     except OSError as error:
         message = f"the bank {folder} cannot be written: {error.strerror}"
+        if disk_is_full(error):
+            raise TryAgain(message, "free some space and run again") from None
+        if error.errno not in FORBIDDEN:
+            raise
         raise ConfigError(message, "make the folder writable, or work on a copy") from None
     try:
         for name in (NAME, PENDING):
