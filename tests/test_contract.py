@@ -10,7 +10,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -344,7 +345,10 @@ def test_what_a_killed_process_left_can_be_swept_away(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".setting.abcdefgh", "set"]
 
 
-def test_in_a_cache_only_what_nobody_writes_any_more_is_swept_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [atomic_path, contract.shared_path])
+def test_the_next_write_sweeps_away_what_nobody_writes_any_more(
+    tmp_path: Path, write: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
     dead, alive, late = (tmp_path / f".features.{name * 8}" for name in "abc")
     for holder in (dead, alive, late):
         (holder / "features").mkdir(parents=True)
@@ -352,10 +356,30 @@ def test_in_a_cache_only_what_nobody_writes_any_more_is_swept_away(tmp_path: Pat
     past = time.time() - contract.IDLE_S - 60
     for path in (dead, *dead.rglob("*"), late, late / "features"):
         os.utime(path, (past, past))
-    with contract.shared_path(tmp_path / "features") as temporary:
+    with write(tmp_path / "features") as temporary:
         temporary.write_text("whole")
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == [alive.name, late.name, "features"], "a long download still grows"
+
+
+def test_hidden_folders_of_others_are_not_swept_away(tmp_path: Path) -> None:
+    theirs = tmp_path / ".my.settings" / "colours"
+    theirs.parent.mkdir()
+    theirs.write_text("blue")
+    past = time.time() - contract.IDLE_S - 60
+    for path in (theirs, theirs.parent):
+        os.utime(path, (past, past))
+    contract.write_text(tmp_path / "my", "mine")
+    contract.sweep(tmp_path / "my")
+    assert theirs.read_text() == "blue"
+
+
+def test_what_a_killed_process_had_moved_aside_is_there_again(tmp_path: Path) -> None:
+    old = tmp_path / ".set.abcdefgh" / contract.MOVED / "f"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    contract.sweep(tmp_path / "set")
+    assert tree(tmp_path) == {"set/f": b"old"} and not old.parents[1].exists()
 
 
 def test_a_folder_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:

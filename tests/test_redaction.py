@@ -6,6 +6,8 @@ import json
 import logging
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,7 +55,9 @@ def test_secrets_are_blotted_out(key: str, value: str, safe: str) -> None:
         ("https://host/x?v=1&X-Amz-Signature=a", True),
         ("postgresql://host/db?user=me&password=a", True),
         ("https://host/x?access_token=a", True),
+        ("https://host/x?next=http://other/?token=a", True),
         ("sqlite:///x.db?cache=shared", False),
+        ("sqlite:///x.db?cache=key==", False),
         ("https://host/token/x", False),
         ("is a token = a key?", False),
     ],
@@ -101,3 +105,32 @@ def test_an_escaped_address_is_blotted_out_as_well() -> None:
     assert "pl4nted" not in blotted(json.dumps({"uri": SECRET})) and blotted(repr([SECRET])).endswith(
         "?***']"
     )
+
+
+HOSTILE = (
+    "://", ":/", ":\\/\\/", "://a?", "://?key", "?sig", "?sig=&", "&", "=", "@://", ":/a:", "authorization",
+    "authorization:", "authorization: ", "url: /", "url: /?", "models:/", "x", "?x", "://?&key", "://?=?key",
+    "token", "://x?a=b?&",
+)  # fmt: skip
+
+
+def cpu_s(function: Callable[[str], object], text: str) -> float:
+    """Least processor time of three calls."""
+    times = []
+    for _ in range(3):
+        begun = time.process_time()
+        function(text)
+        times.append(time.process_time() - begun)
+    return min(times)
+
+
+@pytest.mark.parametrize("tail", ["", "@", "?", "\n", "'"])
+@pytest.mark.parametrize("head", ["", "@", "://", "://?", "authorization:"])
+def test_hostile_texts_take_time_in_proportion_to_their_length(head: str, tail: str) -> None:
+    short, long = 2_000, 64_000
+    for function in (blotted, has_secret_query):
+        for part in HOSTILE:
+            made = [head + part * (length // len(part)) + tail for length in (short, long)]
+            # Some for others on the machine: where time grows with the square, it takes 32 times as long.
+            allowed = 8 * (long / short) * cpu_s(function, made[0]) + 0.02
+            assert cpu_s(function, made[1]) < allowed, (function.__name__, part)

@@ -88,7 +88,8 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target` that takes its place, whole, when the block ends well.
 
     The block may make a file or a folder there. On an exception the temporary is removed and an
-    earlier `target` stays as it was.
+    earlier `target` stays as it was. What killed processes left of writing `target` goes first, once nobody
+    can be writing it any more.
 
     Raises:
         TryAgain: If the disk is full.
@@ -97,6 +98,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     holder = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target, IDLE_S)
         holder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary = holder / target.name
         yield temporary
@@ -148,8 +150,6 @@ class _ThereError(Exception):
 def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """As `atomic_path`, in a cache that processes share without a lock.
 
-    What killed processes left of writing `target` goes first, once nobody can be writing it any more.
-
     Args:
         target: A path in a cache.
         there: Tells at the end whether another process has made `target` meanwhile. Then that one stays: a
@@ -158,7 +158,6 @@ def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iter
     Raises:
         TryAgain, OSError: As `atomic_path`.
     """
-    sweep(target, IDLE_S)
     with suppress(_ThereError), atomic_path(target) as temporary:
         yield temporary
         if there():
@@ -166,24 +165,33 @@ def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iter
 
 
 def sweep(target: Path, idle_s: float = 0.0) -> None:
-    """Remove what killed processes left of writing `target`.
+    """Remove what killed processes left of writing `target`; what they had moved aside is there again.
 
     Args:
         target: A path that was being written.
         idle_s: What changed within this time stays, since somebody may be writing it; with 0 nobody is.
     """
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        if not idle_s or time.time() - _changed(holder) > idle_s:
+        idle = not idle_s or time.time() - _changed(holder) > idle_s
+        if idle and _is_holder(holder) and _put_back(holder / MOVED, target):
             shutil.rmtree(holder, ignore_errors=True)
 
 
 def sweep_all(folder: Path) -> None:
     """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
     for holder in folder.glob(".*.????????"):
-        name = holder.name[1:].rpartition(".")[0]
-        # A hidden folder of the user's may have such a name, and other things in it.
-        if holder.is_dir() and {path.name for path in holder.iterdir()} <= {name, MOVED}:
+        if _is_holder(holder):
             shutil.rmtree(holder, ignore_errors=True)
+
+
+def _is_holder(path: Path) -> bool:
+    """Tell whether a path is one of ours: a hidden folder of the user's may have such a name."""
+    name = path.name[1:].rpartition(".")[0]
+    try:
+        # What is written there may be written by way of a temporary folder as well.
+        return all(file.name in (name, MOVED) or file.name.startswith(f".{name}.") for file in path.iterdir())
+    except OSError:
+        return False
 
 
 def _changed(holder: Path) -> float:

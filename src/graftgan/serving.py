@@ -72,17 +72,17 @@ class GraftganModel(PythonModel):
     def _row(self, number: int, row: dict[Any, Any]) -> tuple[int, float, int | None]:
         seed = _whole(number, "seed", row["seed"], MAX_SEED)
         given = row.get("truncation_psi")
-        if isinstance(given, str | bool):
-            raise invalid(f"row {number}: truncation_psi is {given!r:.40}; it must be a number")
-        psi = self.package.truncation_default if given is None or _empty(given) else float(given)
+        psi = self.package.truncation_default if _empty(given) else given
+        if not isinstance(psi, int | float | np.number) or isinstance(psi, bool):
+            raise invalid(f"row {number}: truncation_psi is {psi!r:.40}; it must be a number")
         if not 0.0 <= psi <= 1.0:
-            raise invalid(f"row {number}: truncation_psi is {psi}; it must lie between 0 and 1")
+            raise invalid(f"row {number}: truncation_psi is {psi!s:.40}; it must lie between 0 and 1")
         label = row.get("class")
         if _empty(label):
-            return seed, psi, None
+            return seed, float(psi), None
         if not self.package.spec.classes:
-            raise invalid(f"row {number}: class is {label}, but this model has no classes")
-        return seed, psi, _whole(number, "class", label, self.package.spec.classes - 1)
+            raise invalid(f"row {number}: class is {label!s:.40}, but this model has no classes")
+        return seed, float(psi), _whole(number, "class", label, self.package.spec.classes - 1)
 
 
 def _empty(value: Any) -> bool:
@@ -91,7 +91,8 @@ def _empty(value: Any) -> bool:
 
 def _whole(number: int, column: str, value: Any, largest: int) -> int:
     whole = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not whole or _empty(value) or math.isinf(value) or int(value) != value or not 0 <= value <= largest:
+    # The range comes first: neither NaN nor infinity, which are no `int`, lie in it.
+    if not whole or not 0 <= value <= largest or int(value) != value:
         raise invalid(
             f"row {number}: {column} is {value!s:.40}; it must be a whole number from 0 to {largest}"
         )

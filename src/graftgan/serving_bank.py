@@ -65,7 +65,7 @@ class BankModel(PythonModel):
             raise invalid(f"row {number}: task is {task!r:.40}; the tasks are {known}")
         try:
             return png_bytes(self.package.translate(task, _bytes(image)))
-        except (BadImageError, TypeError, binascii.Error) as error:
+        except (BadImageError, TypeError, ValueError) as error:
             # Nobody who sends a request has a configuration with that key.
             why = str(error).replace("data.max_pixels", "the limit")
             raise invalid(f"row {number}: image cannot be read: {why}") from None

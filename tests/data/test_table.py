@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,18 @@ def write_table(path: Path, metadata: dict[str, str] | None = None, **columns: A
 
 def read(path: Path, limit: int = 10**8) -> list[RawImage]:
     return list(ParquetSource(path, limit).images())
+
+
+@contextmanager
+def counted() -> Iterator[Any]:
+    """Give a pool that tells the most memory that pyarrow held at once."""
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    try:
+        yield pool
+    finally:
+        pa.set_memory_pool(usual)
 
 
 def test_all_columns(tmp_path: Path) -> None:
@@ -137,6 +151,40 @@ def test_bomb(tmp_path: Path) -> None:
         ParquetSource(path, 10**8)
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_large_image_that_many_rows_name_takes_its_place_once(
+    tmp_path: Path, nested: bool, kind: pa.DataType
+) -> None:
+    rows, size = 24, 16 << 20
+    values = pa.array([PICTURES[0], bytes(size)], kind)
+    images = pa.DictionaryArray.from_arrays(pa.array([0] + [1] * (rows - 1), pa.int32()), values)
+    if nested:
+        images = pa.StructArray.from_arrays([images, pa.array([""] * rows)], ["bytes", "path"])
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"image": images}), path, store_schema=False, compression="zstd")
+    assert path.stat().st_size < 20_000
+    for limit, bad in ((size - 1, f"{size} bytes, more than data.max_file_bytes = {size - 1}"), (size, "")):
+        with counted() as pool:
+            found = [(len(image.data), image.bad) for image in ParquetSource(path, limit).images()]
+        assert found == [(len(PICTURES[0]), "")] + [(0 if bad else size, bad)] * (rows - 1)
+        assert pool.max_memory() < 4.5 * size
+
+
+def test_missing_structs_and_missing_bytes_in_them_are_rows_without_image(tmp_path: Path) -> None:
+    kind = pa.struct([("path", pa.string()), ("bytes", pa.binary())])
+    rows = [
+        {"path": "", "bytes": PICTURES[0]},
+        None,
+        {"path": "x", "bytes": None},
+        {"path": "", "bytes": b""},
+    ]
+    path = write_table(tmp_path / "a.parquet", image=pa.array(rows, kind))
+    assert [(image.data, image.bad) for image in read(path)] == [
+        (PICTURES[0], ""), *[(b"", "no image bytes")] * 3
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
 @pytest.mark.parametrize("column", ["name", "group", "label"])
 def test_a_long_text_that_many_rows_name_is_refused_before_it_unpacks(
@@ -149,12 +197,9 @@ def test_a_long_text_that_many_rows_name_is_refused_before_it_unpacks(
         # As a writer that keeps its own types leaves it.
         short = pa.table({"image": pa.array([b"P"]), column: pa.array(["x" * 5000], kind)})
         pq.write_table(short, place)
-    usual = pa.default_memory_pool()
-    counted = pa.proxy_memory_pool(usual)
-    pa.set_memory_pool(counted)
-    try:
-        with pytest.raises(DataError, match=f"column '{column}' holds a text of .* more than 1024"):
-            ParquetSource(place, 10**8)
-    finally:
-        pa.set_memory_pool(usual)
-    assert counted.max_memory() < 64 << 20
+    with (
+        counted() as pool,
+        pytest.raises(DataError, match=f"column '{column}' holds a text of .* more than 1024"),
+    ):
+        ParquetSource(place, 10**8)
+    assert pool.max_memory() < 64 << 20

@@ -266,6 +266,16 @@ def pages(data: bytes) -> None:
     target(data)
 
 
+def _other(name: str) -> Callable[[bytes], None]:
+    def target(data: bytes) -> None:
+        from fuzz import others
+
+        getattr(others, name)(data)
+
+    return target
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "checkpoint": checkpoint, "images": images, "report": report, "pages": pages,
+    **{name: _other(name) for name in ("bank", "adapter", "record", "request")},
 }  # fmt: skip

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import torch.nn.functional as F
 from scipy.stats import kstest, truncnorm
 from torch import nn
 
-from graftgan.checkpoints.prior_file import write_prior
+from graftgan.checkpoints.prior_file import beside, write_prior
+from graftgan.contract import atomic_path
 from graftgan.errors import CheckpointError, TryAgain
 from graftgan.gans.laws import MinedNormal, TruncatedNormal, law_of, mined
 from graftgan.gans.prior import PREFIX, split_prior
@@ -107,6 +110,46 @@ def test_a_disk_that_fills_up_leaves_the_earlier_prior_beside_the_earlier_model(
         write_prior(TruncatedNormal(DIM, 0.5), tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx.prior.npz"]
     assert (tmp_path / "model.onnx.prior.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize("moved", [True, False])
+@pytest.mark.parametrize("last", range(5))
+def test_an_export_that_dies_leaves_no_model_beside_the_prior_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, moved: bool
+) -> None:
+    model, prior = tmp_path / "model.onnx", tmp_path / "model.onnx.prior.npz"
+
+    def export(text: str, law: TruncatedNormal | None) -> None:
+        with atomic_path(model) as temporary:
+            temporary.write_text(text)
+            beside(law, model)
+
+    def found() -> tuple[str | None, float | None]:
+        law = float(np.load(prior)["limit"]) if prior.exists() else None
+        return model.read_text() if model.exists() else None, law
+
+    count = 0
+
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*given: object, **more: object) -> object:
+            nonlocal count
+            # What follows a death, such as tidying up, does not happen either.
+            if (count := count + 1) > last:
+                raise KeyboardInterrupt
+            return real(*given, **more)
+
+        return step
+
+    export("old", TruncatedNormal(DIM, 0.25))
+    for name in ("rename", "unlink"):
+        monkeypatch.setattr(Path, name, dying(getattr(Path, name)))
+    law = TruncatedNormal(DIM, 0.5) if moved else None
+    with suppress(KeyboardInterrupt):
+        export("new", law)
+    monkeypatch.undo()
+    new = 0.5 if moved else None
+    assert found() in {("old", 0.25), (None, 0.25), (None, new), ("new", new)}
+    assert (found() == ("new", new)) == (count <= last)
 
 
 def test_facts_say_what_it_is() -> None:

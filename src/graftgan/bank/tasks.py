@@ -191,6 +191,18 @@ def load_task(bank: Bank, name: str) -> nn.Module:
         CheckpointError: A file is damaged.
     """
     task = bank.task(name)
+    try:
+        network = _dense(bank, task)
+    except (RuntimeError, IndexError) as error:
+        # What torch says of shapes and types that do not fit.
+        raise CheckpointError(
+            f"{bank.folder / task.file} does not hold the tensors of a {bank.spec.kind}: {error}",
+            "bring the file back from a copy of the bank",
+        ) from None
+    return network.requires_grad_(False).eval()
+
+
+def _dense(bank: Bank, task: Task) -> nn.Module:
     stored = read_reference(bank, task)
     state = dict(stored.extras)
     with exact():
@@ -201,14 +213,8 @@ def load_task(bank: Bank, name: str) -> nn.Module:
             state[f"{layer.name}.weight"] = layer.shape.to_weight(filters)
     with torch.device("meta"):
         network = build_translator(bank.spec)
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{bank.folder / task.file} does not hold the tensors of a {bank.spec.kind}: {error}",
-            "bring the file back from a copy of the bank",
-        ) from None
-    return network.requires_grad_(False).eval()
+    network.load_state_dict(state, assign=True)
+    return network
 
 
 def smallest_side(spec: TranslatorSpec) -> int:

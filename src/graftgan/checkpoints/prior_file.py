@@ -14,15 +14,24 @@ SUFFIX = ".prior.npz"
 
 
 def beside(prior: Prior | None, model: Path) -> tuple[str, ...]:
-    """Write the prior of a model beside its file, or remove one of another model there; see `write_prior`."""
+    """Write the prior of a model beside its file, or remove one of another model there; see `write_prior`.
+
+    To be called just before the model is put in place.
+    """
     if prior is not None:
         return (write_prior(prior, model),)
-    model.with_name(model.name + SUFFIX).unlink(missing_ok=True)
+    target = model.with_name(model.name + SUFFIX)
+    if target.exists():
+        model.unlink(missing_ok=True)
+        target.unlink()
     return ()
 
 
 def write_prior(prior: Prior, beside: Path) -> str:
     """Write a prior's tensors as arrays beside a file; of a mixture, weights, means, eigenvectors and so on.
+
+    An earlier file goes before the earlier prior does: who dies in between leaves no model, rather than one
+    beside the prior of another.
 
     Args:
         prior: The model's prior.
@@ -35,4 +44,5 @@ def write_prior(prior: Prior, beside: Path) -> str:
     arrays: dict[str, Any] = {name.removeprefix(PREFIX): t.numpy() for name, t in prior.tensors().items()}
     with atomic_path(target) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
+        beside.unlink(missing_ok=True)
     return f"The model takes z from its own prior, {target.name}: {prior.recipe}."

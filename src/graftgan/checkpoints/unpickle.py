@@ -364,7 +364,8 @@ def load_legacy(stream: Stream, path: Path) -> Any:
         raise refuse(path, f"is a torch archive of another version or byte order: {shown(head[1:])}")
     machine.run(stream)
     keys = Machine(path, {}).run(stream)
-    if not isinstance(keys, list) or set(keys) != set(ledger.sizes) or len(keys) != len(ledger.sizes):
+    texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not texts or set(keys) != set(ledger.sizes) or len(keys) != len(ledger.sizes):
         raise refuse(path, f"its list of storages is not that of its tensors: {shown(keys)}")
     _check_storages(stream, path, keys, ledger.sizes)
     stream.seek(start)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from graftgan.data.sources import RawImage, first_lines, refuse_bomb, refuse_crowd
 from graftgan.errors import DataError
 
-# Few, for a column may hold one large value once and name it in every row.
+# Few, for each may bring an image of its own.
 BATCH_ROWS = 8
 TEXT_ROWS = 1 << 14
 MAX_TEXT_BYTES = 1024
@@ -49,6 +49,7 @@ class ParquetSource:
         with self._open() as file, self._readable("the table"):
             schema = file.schema_arrow
             self._check_schema(schema)
+            self._image = "image.bytes" if pa.types.is_struct(schema.field("image").type) else "image"
             self._check_size(file.metadata)
             self.total = int(file.metadata.num_rows)
             metadata = schema.metadata or {}
@@ -62,16 +63,19 @@ class ParquetSource:
     def images(self) -> Iterator[RawImage]:
         """Yield the images by row."""
         row = 0
-        with self._open() as file:
+        with self._open([self._image]) as file:
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=self._columns)
             while True:
                 with self._readable(f"row {row} or later"):
                     batch = next(batches, None)
-                    records = None if batch is None else batch.to_pylist()
-                if records is None:
-                    return
-                for record in records:
-                    yield self._raw(row, record)
+                    if batch is None:
+                        return
+                    others = {name: batch.column(name).to_pylist() for name in self._columns[1:]}
+                    # Each value once, as in the file: one that all rows name does not take its place in each.
+                    stored = _stored(batch.column("image"))
+                for number in range(batch.num_rows):
+                    record = {name: values[number] for name, values in others.items()}
+                    yield self._raw(row, stored, number, record)
                     row += 1
 
     @contextmanager
@@ -141,16 +145,17 @@ class ParquetSource:
                     )
                 seen.add(name)
 
-    def _raw(self, row: int, record: dict[str, Any]) -> RawImage:
-        image = record["image"]
-        data = image.get("bytes") if isinstance(image, dict) else image
-        bad = "" if data else "no image bytes"
-        if data and len(data) > self._limit:
-            data, bad = b"", f"{len(data)} bytes, more than data.max_file_bytes = {self._limit}"
+    def _raw(self, row: int, stored: Any, number: int, record: dict[str, Any]) -> RawImage:
+        place = stored.indices[number].as_py()
+        value: Any = None if place is None else stored.dictionary[place].as_buffer()
+        size = 0 if value is None else value.size
+        bad = "" if size else "no image bytes"
+        if size > self._limit:
+            bad = f"{size} bytes, more than data.max_file_bytes = {self._limit}"
         label, group = record.get("label"), record.get("group")
         return RawImage(
             name=record.get("name") or f"row-{row:07}",
-            data=data or b"",
+            data=b"" if bad else value.to_pybytes(),
             label=None if label is None or label == -1 else self._label_name(label),
             group="" if group is None else str(group),
             bad=bad,
@@ -160,6 +165,14 @@ class ParquetSource:
         if isinstance(label, int) and 0 <= label < len(self._label_names):
             return self._label_names[label]
         return str(label)
+
+
+def _stored(column: Any) -> Any:
+    """Return the images of a batch as indices into what is stored."""
+    if not pa.types.is_struct(column.type):
+        return column
+    # A whole struct may be missing too, which `field` would not tell.
+    return column.flatten()[column.type.get_field_index("bytes")]
 
 
 def _is_text(kind: Any) -> bool:
