@@ -15,13 +15,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from graftgan.context import Context
-from graftgan.contract import atomic_path, digest_text, read_json
+from graftgan.contract import atomic_path, digest_file, digest_text, read_json
+from graftgan.errors import MissingInput
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.study.nets import LR, Duel, Pair, draw, fresh_pair
 from graftgan.study.plane import LAWS, gradient_similarity, modes_and_fidelity, ring_centres, wasserstein
 from graftgan.study.units import Record, alone_in, finish_all, settings_key, take_up
 
 SOURCES = ("I", "II")
+# What a source's record says of its checkpoints; records of old do not say.
+WEIGHTS = "weights_sha256"
 NEIGHBOURS = 5
 ARM_R1_GAMMA = 1.0
 # Name: where G and D come from; None is a fresh network.
@@ -128,7 +131,19 @@ class Pretraining:
         Duel(pair, LAWS[self.law], seed, gamma, scale.lr).run(self.steps[-1], watch)
         with atomic_path(self.weights) as temporary:
             save_file(tensors, temporary)
-        return {"law": self.law, "seed": self.seed, "part": self.part, "trace": trace}
+        about = {"law": self.law, "seed": self.seed, "part": self.part, "trace": trace}
+        return {**about, WEIGHTS: digest_file(self.weights)}
+
+    def check(self, record: Record) -> None:
+        """Look whether the checkpoints are those that the record was written with.
+
+        Raises:
+            MissingInput: They are gone or damaged.
+        """
+        if not self.weights.is_file():
+            raise MissingInput(f"{self.weights} does not exist")
+        if record.get(WEIGHTS) not in (None, digest_file(self.weights)):
+            raise MissingInput(f"{self.weights} is damaged: its checksum differs")
 
 
 @dataclass(frozen=True)
