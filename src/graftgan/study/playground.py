@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from graftgan.checkpoints.store import read_tensors
 from graftgan.context import Context
 from graftgan.contract import atomic_path, digest_file, digest_text, read_json
 from graftgan.errors import MissingInput
@@ -182,9 +183,9 @@ class Adaptation:
         scale = self.scale
         pair = fresh_pair(seed_of("fresh", self.seed))
         if self.generator is not None:
-            pair.load_generator(load_file(self.generator[0]), f"{self.generator[1]}.")
+            pair.load_generator(read_tensors(self.generator[0]), f"{self.generator[1]}.")
         if self.discriminator is not None:
-            pair.load_discriminator(load_file(self.discriminator[0]), f"{self.discriminator[1]}.")
+            pair.load_discriminator(read_tensors(self.discriminator[0]), f"{self.discriminator[1]}.")
         curve = [look(pair, 0, scale)]
         tested = {1, *range(scale.test_every, self.steps + 1, scale.test_every), self.steps}
 
