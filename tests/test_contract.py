@@ -358,6 +358,22 @@ def test_in_a_cache_only_what_nobody_writes_any_more_is_swept_away(tmp_path: Pat
     assert left == [alive.name, late.name, "features"], "a long download still grows"
 
 
+def test_a_write_in_a_cache_sweeps_what_was_left_of_other_files_and_nothing_of_the_users(
+    tmp_path: Path,
+) -> None:
+    dead, alive, users = (tmp_path / name for name in (".a.aaaaaaaa", ".b.bbbbbbbb", ".c.cccccccc"))
+    for holder, content in ((dead, "a"), (alive, "b"), (users, "notes")):
+        holder.mkdir()
+        (holder / content).write_text("half")
+    past = time.time() - contract.IDLE_S - 60
+    for path in (dead, *dead.iterdir(), users, *users.iterdir()):
+        os.utime(path, (past, past))
+    with contract.shared_path(tmp_path / "features") as temporary:
+        temporary.write_text("whole")
+    # The file that it was to be may be there long since, and is then never written again.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, users.name, "features"]
+
+
 def test_a_folder_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:
     target = tmp_path / "snapshot"
     with contract.shared_path(target, there=target.exists) as temporary:

@@ -148,7 +148,8 @@ class _ThereError(Exception):
 def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """As `atomic_path`, in a cache that processes share without a lock.
 
-    What killed processes left of writing `target` goes first, once nobody can be writing it any more.
+    What killed processes left of writing there goes first, once nobody can be writing it any more: not only of
+    `target`, since nobody writes a file of a cache again once it is whole.
 
     Args:
         target: A path in a cache.
@@ -159,6 +160,7 @@ def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iter
         TryAgain, OSError: As `atomic_path`.
     """
     sweep(target, IDLE_S)
+    sweep_all(target.parent, IDLE_S)
     with suppress(_ThereError), atomic_path(target) as temporary:
         yield temporary
         if there():
@@ -173,17 +175,23 @@ def sweep(target: Path, idle_s: float = 0.0) -> None:
         idle_s: What changed within this time stays, since somebody may be writing it; with 0 nobody is.
     """
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        if not idle_s or time.time() - _changed(holder) > idle_s:
-            shutil.rmtree(holder, ignore_errors=True)
+        _sweep(holder, idle_s)
 
 
-def sweep_all(folder: Path) -> None:
-    """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
+def sweep_all(folder: Path, idle_s: float = 0.0) -> None:
+    """Remove what killed processes left of writing anything in `folder`; see :func:`sweep`."""
     for holder in folder.glob(".*.????????"):
         name = holder.name[1:].rpartition(".")[0]
-        # A hidden folder of the user's may have such a name, and other things in it.
-        if holder.is_dir() and {path.name for path in holder.iterdir()} <= {name, MOVED}:
-            shutil.rmtree(holder, ignore_errors=True)
+        # Another process may have finished meanwhile.
+        with suppress(OSError):
+            # A hidden folder of the user's may have such a name, and other things in it.
+            if holder.is_dir() and {path.name for path in holder.iterdir()} <= {name, MOVED}:
+                _sweep(holder, idle_s)
+
+
+def _sweep(holder: Path, idle_s: float) -> None:
+    if not idle_s or time.time() - _changed(holder) > idle_s:
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _changed(holder: Path) -> float:
