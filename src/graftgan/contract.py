@@ -148,8 +148,8 @@ class _ThereError(Exception):
 def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """As `atomic_path`, in a cache that processes share without a lock.
 
-    What killed processes left of writing there goes first, once nobody can be writing it any more: not only of
-    `target`, since nobody writes a file of a cache again once it is whole.
+    What killed processes left of writing in its folder goes first, once nobody can be writing it any more: of
+    other files too, since those that are whole by now are never written again.
 
     Args:
         target: A path in a cache.
