@@ -34,7 +34,7 @@ from faults.harness import (
 COMMANDS = [*STAGES, TASK]
 LONG = ["finetune", RICH, TASK]
 # Commands whose operations are dealt out to so many times more nights.
-SLOWER = {STUDY: 4, LIST: 8}
+SLOWER = {STUDY: 2, LIST: 4}
 
 
 def numbers(operations: list[str], kind: str) -> list[int]:
