@@ -150,6 +150,9 @@ class _ThereError(Exception):
 def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """As `atomic_path`, in a cache that processes share without a lock.
 
+    What killed processes left of writing in its folder goes first, once nobody can be writing it any more: of
+    other files too, since those that are whole by now are never written again.
+
     Args:
         target: A path in a cache.
         there: Tells at the end whether another process has made `target` meanwhile. Then that one stays: a
@@ -158,6 +161,7 @@ def shared_path(target: Path, there: Callable[[], bool] = lambda: False) -> Iter
     Raises:
         TryAgain, OSError: As `atomic_path`.
     """
+    sweep_all(target.parent, IDLE_S)
     with suppress(_ThereError), atomic_path(target) as temporary:
         yield temporary
         if there():
@@ -172,16 +176,20 @@ def sweep(target: Path, idle_s: float = 0.0) -> None:
         idle_s: What changed within this time stays, since somebody may be writing it; with 0 nobody is.
     """
     for holder in target.parent.glob(f".{glob.escape(target.name)}.????????"):
-        idle = not idle_s or time.time() - _changed(holder) > idle_s
-        if idle and _is_holder(holder) and _put_back(holder / MOVED, target):
-            shutil.rmtree(holder, ignore_errors=True)
+        _sweep(holder, idle_s)
 
 
-def sweep_all(folder: Path) -> None:
-    """Remove what killed processes left of writing anything in `folder`; nobody may be writing there now."""
+def sweep_all(folder: Path, idle_s: float = 0.0) -> None:
+    """Remove what killed processes left of writing anything in `folder`; see :func:`sweep`."""
     for holder in folder.glob(".*.????????"):
-        if _is_holder(holder):
-            shutil.rmtree(holder, ignore_errors=True)
+        _sweep(holder, idle_s)
+
+
+def _sweep(holder: Path, idle_s: float) -> None:
+    idle = not idle_s or time.time() - _changed(holder) > idle_s
+    target = holder.with_name(holder.name[1:].rpartition(".")[0])
+    if idle and _is_holder(holder) and _put_back(holder / MOVED, target):
+        shutil.rmtree(holder, ignore_errors=True)
 
 
 def _is_holder(path: Path) -> bool:

@@ -116,10 +116,11 @@ def _assigned(raw: Any, assignments: Sequence[str], origin: str) -> LifelongPara
         if not equals:
             raise ConfigError(f"--set {assignment!r} has no '='", "write --set key=value")
         section, _, rest = key.strip().partition(".")
-        tasks = raw.get("tasks") or {}
+        tasks = found if isinstance(found := raw.get("tasks"), dict) else {}
         if section == "tasks" and rest and rest.split(".")[0] not in tasks:
             raise ConfigError(
-                f"--set {key}: {origin} has no such task", f"the tasks are {', '.join(tasks) or 'none'}"
+                f"--set {key}: {origin} has no such task",
+                f"the tasks are {', '.join(map(str, tasks)) or 'none'}",
             )
         try:
             override(raw, key.strip(), parse_yaml(text))

@@ -25,9 +25,14 @@ def cache_home() -> Path:
 
 
 @functools.cache
-def code_digest() -> str:
-    """Return the sha256 over the package's source files and the rules that it reads."""
+def code_digest(*parts: str) -> str:
+    """Return the sha256 over the package's source files and the rules that it reads.
+
+    Args:
+        parts: Files and folders of the package that count, such as `gans`; none means all.
+    """
     root = Path(graftgan.__file__).parent
-    found = (file for file in root.rglob("*") if file.suffix in (".py", ".json"))
-    files = sorted(found, key=lambda f: f.relative_to(root).as_posix())
-    return digest_text("\n".join(f"{f.relative_to(root).as_posix()}\0{digest_file(f)}" for f in files))
+    found = {f.relative_to(root).as_posix(): f for f in root.rglob("*") if f.suffix in (".py", ".json")}
+    below = tuple(f"{part}/" for part in parts)
+    names = [name for name in sorted(found) if not parts or f"{name}/".startswith(below)]
+    return digest_text("\n".join(f"{name}\0{digest_file(found[name])}" for name in names))

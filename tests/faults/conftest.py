@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.harness import LIST, STAGES, STUDY, TASK, Fault, Warm, compile_shim, outputs, words, write_project
+from faults.harness import (
+    FINETUNE_RICHLY,
+    LIST,
+    RICH,
+    STAGES,
+    STUDY,
+    TASK,
+    Fault,
+    Warm,
+    compile_shim,
+    outputs,
+    words,
+    write_project,
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +72,11 @@ def baseline(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Baseline:
     write_project(root / "prepare")
     found = Baseline({}, {}, {}, {})
     shutil.copytree(root / "prepare", root / TASK)
-    followers = dict(zip(STAGES, [*STAGES[1:], "end"], strict=True)) | {TASK: "bank"}
-    for stage in (*STAGES, TASK):
+    followers = dict(zip(STAGES, [*STAGES[1:], "end"], strict=True)) | {RICH: "richly", TASK: "bank"}
+    for stage in (*STAGES, RICH, TASK):
+        if stage == RICH:
+            shutil.copytree(root / "finetune", root / RICH)
+            assert warm.run(root / RICH, "rank", *FINETUNE_RICHLY[1:]).code == 0
         found.before[stage] = root / stage
         after = Path(shutil.copytree(root / stage, root / followers[stage]))
         end = warm.run(after, *words(stage), fault=Fault() if warm.shim else None)
@@ -84,4 +100,10 @@ def long_runs(warm: Warm, baseline: Baseline, tmp_path_factory: pytest.TempPathF
         assert not [path for path in (after / command / "states").rglob("*") if path.is_file()]
         found.outputs[command] = outputs(after, command)
         found.seconds[command] = end.seconds
+    return found
+
+
+def runs_of(request: pytest.FixtureRequest, stage: str) -> Baseline:
+    """Return the undisturbed run of a command: few tests need studies and lists, which take longer."""
+    found: Baseline = request.getfixturevalue("long_runs" if stage in (STUDY, LIST) else "baseline")
     return found

@@ -23,11 +23,11 @@ import yaml
 from PIL import Image
 
 from graftgan.bank.store import Bank
-from graftgan.contract import Result, digest_path
+from graftgan.contract import Result, digest_path, sweep_all
 
 TESTS = Path(__file__).parents[1]
 STAGES = ("prepare", "rank", "finetune", "evaluate", "report", "register")
-TASK, STUDY, LIST = "task", "study", "list"
+TASK, STUDY, LIST, RICH = "task", "study", "list", "rich"
 COLOURS = "torchscript:colours.pt?px=16"
 ADD_TASK = (
     "tasks", "add", "grey", "--data", "task.yaml", "--train", "recipe.yaml", "--scores", "scores.yaml",
@@ -37,6 +37,7 @@ DO_STUDY = (
     "study", "transfer", "--targets", "images.zip", "--sources", "tiny", "--arms", "g_only",
     "--arms", "scratch", "--out", "study",
 )  # fmt: skip
+FINETUNE_RICHLY = ("finetune", "--params", "rich.yaml")
 LEARN_LIST = ("lifelong", "run", "--params", "list.yaml", "--out", "list")
 NIGHTS = 8
 SHARE = "FAULTS_SHARE"
@@ -63,11 +64,23 @@ PARAMS: dict[str, Any] = {
     # A state is saved after every step.
     "runtime": {"device": "cpu", "threads": 1, "workers": 1, "save_every_s": 1e-9},
 }
+# All that a state can hold at once: a prior that moves and its inversion, a penalty, p of ADA, path length.
+RICHER = {
+    "budget": {"kimg": 0.064}, "prior": "gmm_to_normal", "mixture": {"components": 2},
+    "inversion": {"epochs": 2, "lr": 0.05, "batch": 12}, "penalties": ["bsd"], "bsd_k": 4,
+    "path_length_weight": 2.0, "path_length_interval": 2, "style_mixing": 0.5, "r1_interval": 2,
+    "ada_target": 0.0, "ada_speed_kimg": 0.1,
+}  # fmt: skip
 GREY = {"target": "images.zip", "make": "grey", "resolution": 16}
 RECIPE = {
     "budget": {"kimg": 0.016}, "batch": 2, "ndf": 4, "precision": "fp32", "evaluate_every_kimg": 0.004,
 }  # fmt: skip
-TASK_FILES: dict[str, dict[str, Any]] = {
+OTHER_FILES: dict[str, dict[str, Any]] = {
+    "rich.yaml": {
+        **PARAMS,
+        "rank": {**PARAMS["rank"], "choose": "tiny"},
+        "finetune": {**PARAMS["finetune"], **RICHER},
+    },
     "task.yaml": GREY,
     "recipe.yaml": RECIPE,
     "scores.yaml": {"extractor": COLOURS, "validation_extractor": COLOURS},
@@ -216,7 +229,7 @@ def write_project(folder: Path, count: int = 48) -> None:
     sha256 = digest_file(folder / "tiny" / WEIGHTS)
     entry = {"name": "tiny", "path": "tiny", "sha256": sha256, "resolution": 32, "licence": "CC0-1.0"}
     (folder / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
-    for name, values in {"params.yaml": PARAMS, **TASK_FILES}.items():
+    for name, values in {"params.yaml": PARAMS, **OTHER_FILES}.items():
         (folder / name).write_text(yaml.safe_dump(values, sort_keys=False))
     torch.jit.script(Colours()).save(str(folder / "colours.pt"))
 
@@ -235,14 +248,16 @@ def compile_shim(folder: Path) -> Path | None:
 def words(stage: str) -> tuple[str, ...]:
     """Return the words of a stage's command, or of a command that is none.
 
-    `TASK` adds a task to a bank, `STUDY` is a study of transfer, `LIST` learns a list of tasks.
+    `TASK` adds a task to a bank, `STUDY` is a study of transfer, `LIST` learns a list of tasks, and `RICH` is
+    finetune with another recipe.
     """
-    return {TASK: ADD_TASK, STUDY: DO_STUDY, LIST: LEARN_LIST}.get(stage, (stage,))
+    return {TASK: ADD_TASK, STUDY: DO_STUDY, LIST: LEARN_LIST, RICH: FINETUNE_RICHLY}.get(stage, (stage,))
 
 
 def place_of(place: Path, stage: str) -> Path:
     """Return the folder that a stage writes to."""
-    return place / {TASK: "bank", STUDY: "study", LIST: "list"}.get(stage, f"out/{stage}")
+    places = {TASK: "bank", STUDY: "study", LIST: "list", RICH: "out/finetune"}
+    return place / places.get(stage, f"out/{stage}")
 
 
 def outputs(place: Path, stage: str) -> dict[str, str]:
@@ -263,8 +278,14 @@ def outputs(place: Path, stage: str) -> dict[str, str]:
 
 
 def left_over(place: Path) -> list[str]:
-    """Return the temporary places of unfinished writing below the folders of outputs."""
-    found = [p for name in ("out", "bank", "study", "list") for p in (place / name).rglob(".*")]
+    """Return the temporary places of unfinished writing below the folders of outputs, states and caches.
+
+    In caches those stay that the next one who writes there removes once they are old enough.
+    """
+    for folder in [place / "cache", *(path for path in (place / "cache").rglob("*") if path.is_dir())]:
+        sweep_all(folder)
+    written = ("out", "bank", "study", "list", "home", "cache")
+    found = [p for name in written for p in (place / name).rglob(".*")]
     # A lock is void without its process; it goes with the next run that takes it.
     return [str(p.relative_to(place)) for p in found if p.suffix != ".lock" and p.name != ".lock"]
 
@@ -284,8 +305,8 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
     found = outputs(place, stage)
     wrong = [name for name, digest in found.items() if digest != wanted.get(name)]
     if "result.json" in found:
-        result = Result.read(place / "out" / stage / "result.json")
-        folder = place / "out" / stage
+        folder = place_of(place, stage)
+        result = Result.read(folder / "result.json")
         by_stem = {path.stem: path for path in folder.iterdir() if not path.name.startswith(".")}
         wrong += [n for n, e in result.outputs.items() if digest_path(by_stem[n]) != e.digest]
     return wrong
@@ -294,6 +315,16 @@ def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
 def save_points(operations: Sequence[str]) -> list[int]:
     """Return the numbers of the renames that put a saved state in its place."""
     return [number for number, line in enumerate(operations, 1) if SAVE.fullmatch(line)]
+
+
+def training_points(operations: Sequence[str]) -> list[int]:
+    """Return the save points from the start of the first training on, which begins with a state of no images.
+
+    Those before it are of an inversion.
+    """
+    points = save_points(operations)
+    first = next(i for i, number in enumerate(points) if not images_of(operations[number - 1]))
+    return points[first:]
 
 
 def states(place: Path) -> list[Path]:
@@ -314,18 +345,19 @@ def spread(total: int, count: int) -> Sequence[int]:
     return sorted({int(n) for n in np.linspace(1, total, min(count, total)).round()})
 
 
-def share_of(items: Sequence[Item], text: str | None = None) -> list[Item]:
+def share_of(items: Sequence[Item], text: str | None = None, nights: int = NIGHTS) -> list[Item]:
     """Return the part of a sweep that is done now: every n-th of its faults.
 
     Args:
         items: All faults.
         text: `all`, or `2/8` for the second of eight parts; by default `FAULTS_SHARE`, and without it another
-            of `NIGHTS` parts each day.
+            of the parts each day.
+        nights: How many parts.
 
     Raises:
         ValueError: The text is neither.
     """
-    text = text or os.environ.get(SHARE) or f"{date.today().toordinal() % NIGHTS + 1}/{NIGHTS}"
+    text = text or os.environ.get(SHARE) or f"{date.today().toordinal() % nights + 1}/{nights}"
     if text == "all":
         return list(items)
     part, _, parts = text.partition("/")
@@ -334,12 +366,14 @@ def share_of(items: Sequence[Item], text: str | None = None) -> list[Item]:
     return list(items[int(part) - 1 :: int(parts)])
 
 
-def try_all(faults: Sequence[Item], folder: Path, check: Callable[[Item, Path], object]) -> str:
+def try_all(
+    faults: Sequence[Item], folder: Path, check: Callable[[Item, Path], object], nights: int = NIGHTS
+) -> str:
     """Do the part of a sweep that is due, each fault in a place of its own; return how many of how many.
 
     What fails does not end it: all failures are told together.
     """
-    done, wrong = share_of(faults), []
+    done, wrong = share_of(faults, nights=nights), []
     for number, fault in enumerate(done):
         place = folder / str(number)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import shutil
 import signal
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.conftest import Baseline
+from faults.conftest import Baseline, runs_of
 from faults.harness import (
     FAIL,
     FAIL_ON,
     KILL,
     LIST,
+    RICH,
     STAGES,
     STUDY,
     TASK,
@@ -23,14 +25,17 @@ from faults.harness import (
     Warm,
     images_of,
     outputs,
+    place_of,
     save_points,
     states,
+    training_points,
     try_all,
     words,
 )
 from faults.test_kill import COMMANDS, LONG, goes_on
 
 STATE = "state.safetensors"
+QUICK = ["finetune", pytest.param(RICH, marks=pytest.mark.nightly), TASK]
 STOPPED = {errno.ENOSPC: (75,), errno.EIO: (1, 75)}
 
 
@@ -59,7 +64,7 @@ def test_a_disk_that_fills_up_means_try_again(
     assert code == 75
 
 
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("stage", QUICK)
 def test_a_disk_with_errors_is_told_of(armed: Warm, baseline: Baseline, stage: str, tmp_path: Path) -> None:
     at = len(baseline.operations[stage]) // 2
     assert check_failing(armed, baseline, stage, Fault(FAIL_ON, at, errno.EIO), tmp_path / "p") == 1
@@ -113,17 +118,18 @@ def check_damaged(
         assert "starts again from the beginning" in said
 
 
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("stage", [*LONG, STUDY, LIST])
 def test_a_damaged_state_is_named_and_the_one_before_it_used(
-    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+    armed: Warm, request: pytest.FixtureRequest, stage: str, tmp_path: Path
 ) -> None:
-    points = save_points(baseline.operations[stage])
+    found = runs_of(request, stage)
+    points = training_points(found.operations[stage])
     assert len(points) >= 4
-    place = saved_before(armed, baseline, stage, tmp_path / "p", points[2])
-    check_damaged(armed, baseline, stage, place, flip)
+    place = saved_before(armed, found, stage, tmp_path / "p", points[2])
+    check_damaged(armed, found, stage, place, flip)
 
 
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("stage", QUICK)
 def test_where_no_state_is_whole_the_start_from_nothing_is_told(
     armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
 ) -> None:
@@ -135,13 +141,19 @@ def test_where_no_state_is_whole_the_start_from_nothing_is_told(
 @pytest.mark.nightly
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("damage", [flip, cut, empty])
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("stage", [*LONG, STUDY, LIST])
 def test_every_save_point_may_be_damaged(
-    armed: Warm, baseline: Baseline, stage: str, damage: Callable[[Path], None], tmp_path: Path
+    armed: Warm,
+    request: pytest.FixtureRequest,
+    stage: str,
+    damage: Callable[[Path], None],
+    tmp_path: Path,
 ) -> None:
-    for point in save_points(baseline.operations[stage]):
-        place = saved_before(armed, baseline, stage, tmp_path / str(point), point)
-        check_damaged(armed, baseline, stage, place, damage)
+    found = runs_of(request, stage)
+    for point in save_points(found.operations[stage]):
+        place = saved_before(armed, found, stage, tmp_path / str(point), point)
+        check_damaged(armed, found, stage, place, damage)
+        shutil.rmtree(place)
 
 
 def check_save_point(warm: Warm, baseline: Baseline, stage: str, fault: Fault, place: Path) -> None:
@@ -157,15 +169,16 @@ def check_save_point(warm: Warm, baseline: Baseline, stage: str, fault: Fault, p
     said = goes_on(warm, baseline, stage, place, told)
     newest = index if fault.mode == TORN else index - 1
     images = images_of(operations[points[newest] - 1])
-    # A run begins with a state of no images: a save of that is the first one of its run.
-    if newest < index and not images_of(operations[fault.at - 1]):
+    # A run begins with a state of no images: a save of that is the first one of its run. So is that of the
+    # first command's inversion.
+    if newest < index and (newest < 0 or not images_of(operations[fault.at - 1])):
         assert "goes on from" not in said, f"{told}\n{said}"
     else:
         assert f"goes on from {images} images" in said, f"{told}\n{said}"
 
 
 @pytest.mark.parametrize(("mode", "error"), [(KILL, 0), (FAIL_ON, errno.ENOSPC), (FAIL, errno.EIO)])
-@pytest.mark.parametrize("stage", LONG)
+@pytest.mark.parametrize("stage", QUICK)
 def test_a_save_that_dies_or_fails_leaves_the_state_before_it(
     armed: Warm, baseline: Baseline, stage: str, mode: int, error: int, tmp_path: Path
 ) -> None:
@@ -186,7 +199,7 @@ EVERY = [
 def test_every_save_point_may_die_or_fail(
     armed: Warm, request: pytest.FixtureRequest, stage: str, mode: int, error: int, tmp_path: Path
 ) -> None:
-    found: Baseline = request.getfixturevalue("baseline" if stage in LONG else "long_runs")
+    found = runs_of(request, stage)
     points = save_points(found.operations[stage])
     for point in points:
         check_save_point(armed, found, stage, Fault(mode, point, error), tmp_path / "p")
@@ -205,7 +218,7 @@ def test_studies_and_lists_save_often_enough_to_be_tested(armed: Warm, long_runs
 
 
 def test_every_long_command_saves_often_enough_to_be_tested(armed: Warm, baseline: Baseline) -> None:
-    assert [stage for stage in (*STAGES, TASK) if save_points(baseline.operations[stage])] == LONG
+    assert [stage for stage in (*STAGES, RICH, TASK) if save_points(baseline.operations[stage])] == LONG
 
 
 def test_a_state_of_other_parameters_is_not_used_and_the_difference_is_told(
@@ -231,3 +244,11 @@ def test_a_budget_of_minutes_ends_in_order(warm: Warm, baseline: Baseline, tmp_p
     assert end.code == 0, end.output
     assert set(outputs(place, "finetune")) == set(baseline.outputs["finetune"])
     assert end.seconds < 60
+
+
+def test_the_rich_recipe_has_everything_that_a_state_can_hold(baseline: Baseline) -> None:
+    folder = place_of(baseline.before[RICH].parent / "richly", RICH) / "models" / "chosen"
+    rows = list(csv.DictReader((folder / "curves.csv").open()))
+    for name in ("r1", "path_length", "penalty_bsd", "ada_p", "prior_lambda"):
+        values = {float(row[name]) for row in rows}
+        assert len(values) > 1, (name, values)

@@ -9,10 +9,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from faults.conftest import Baseline
+from faults.conftest import Baseline, runs_of
 from faults.harness import (
     KILL,
     LIST,
+    NIGHTS,
+    RICH,
     STAGES,
     STUDY,
     TASK,
@@ -24,13 +26,15 @@ from faults.harness import (
     left_over,
     outputs,
     promises_kept,
-    save_points,
+    training_points,
     try_all,
     words,
 )
 
 COMMANDS = [*STAGES, TASK]
-LONG = ["finetune", TASK]
+LONG = ["finetune", RICH, TASK]
+# Commands whose operations are dealt out to so many times more nights.
+SLOWER = {STUDY: 2, LIST: 4}
 
 
 def numbers(operations: list[str], kind: str) -> list[int]:
@@ -73,14 +77,18 @@ def test_a_kill_in_a_write_or_before_the_last_rename_leaves_nothing_half_written
 
 @pytest.mark.nightly
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("stage", COMMANDS)
+@pytest.mark.parametrize("stage", [*COMMANDS, RICH, STUDY, LIST])
 def test_a_kill_at_every_file_operation_leaves_nothing_half_written(
-    armed: Warm, baseline: Baseline, stage: str, tmp_path: Path
+    armed: Warm, request: pytest.FixtureRequest, stage: str, tmp_path: Path
 ) -> None:
-    operations = baseline.operations[stage]
+    found = runs_of(request, stage)
+    operations = found.operations[stage]
     faults = [Fault(KILL, at) for at in range(1, len(operations) + 1)]
     faults += [Fault(TORN, at) for at in numbers(operations, "write")]
-    done = try_all(faults, tmp_path, lambda fault, place: check_killed(armed, baseline, stage, fault, place))
+    nights = NIGHTS * SLOWER.get(stage, 1)
+    done = try_all(
+        faults, tmp_path, lambda fault, place: check_killed(armed, found, stage, fault, place), nights
+    )
     print(f"{stage}: killed at {done} places")
 
 
@@ -138,7 +146,7 @@ def check_sigterm(warm: Warm, baseline: Baseline, stage: str, at: int, place: Pa
 
 def check_sigterm_while_training(warm: Warm, baseline: Baseline, stage: str, place: Path) -> None:
     """Send it while the first state behind the start is put in place: what was trained is not lost."""
-    points = save_points(baseline.operations[stage])
+    points = training_points(baseline.operations[stage])
     said = check_sigterm(warm, baseline, stage, points[1], place)
     again = [int(images) for images in re.findall(r"goes on from (\d+) images", said)]
     assert again and again[0] >= images_of(baseline.operations[stage][points[1] - 1]) > 0, said

@@ -25,6 +25,7 @@ from graftgan.checkpoints.store import WEIGHTS, load_gan, read_tensors
 from graftgan.config import Finetune
 from graftgan.context import Context, StopSignal
 from graftgan.contract import Result, digest_file, digest_path, read_json
+from graftgan.data.dataset import ImageSet
 from graftgan.engine import run_job
 from graftgan.errors import ConfigError, Interrupted
 from graftgan.gans.base import sample
@@ -32,9 +33,11 @@ from graftgan.gans.prior import Mixture
 from graftgan.metrics.features import make_extractor
 from graftgan.packages import load_package, write_package
 from graftgan.sampling import open_generator
+from graftgan.stages import prior as prior_stage
 from graftgan.stages.finetune import LAST
 from graftgan.stages.judging import KidJudge
-from graftgan.stages.prior import PAIRS, REPORT, check_prior, schedule_of
+from graftgan.stages.prior import INVERTING, PAIRS, REPORT, check_prior, inversion_file, schedule_of
+from graftgan.stages.start import starting_point
 from graftgan.transfer.inversion import Inverted
 from stages.test_finetune import FILES, Workshop, quick
 
@@ -242,6 +245,32 @@ def test_a_kept_inversion_that_is_damaged_is_told_of_and_made_again(
         workshop.run(**quick(**FIXED))
     assert "is damaged and is made again" in caplog.text
     assert file.read_bytes() == whole and digest_path(workshop.models / "chosen") == before
+
+
+def test_an_inversion_of_other_code_or_of_other_networks_is_not_taken(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ImageSet.open(workshop.out / "prepare" / "dataset")
+    params = workshop.job(**quick(**FIXED)).params
+    start = starting_point("near", data, params, workshop.root / "cache")
+
+    def file() -> str:
+        return inversion_file(start, data, params, workshop.root / "cache").name
+
+    first = file()
+    assert file() == first
+    parts: list[str] = []
+
+    def other(*given: str) -> str:
+        parts.extend(given)
+        return "other"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prior_stage, "code_digest", other)
+        assert file() != first
+    assert tuple(parts) == INVERTING
+    next(start.gan.generator.parameters()).data.add_(1.0)
+    assert file() != first
 
 
 def test_an_inversion_that_cannot_be_kept_stops_nothing(

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,10 @@ from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.translation import grouped_mean, l1_distances
 from graftgan.progress import PlainProgress
+from graftgan.stages import warm_starts
 from graftgan.stages.lifelong import Settings, learn_task, rank_inits
 from graftgan.stages.warm_starts import Looking, NewTask, StartRanking, rank_starts
+from graftgan.training.state import STATE
 from graftgan.training.translation import PairedTrainer
 from graftgan.training.translators import make_translators, translate
 from tests.bank.banks import SIZE_PX, TINY, contents, grown
@@ -214,6 +217,41 @@ def test_auto_learns_from_the_start_that_is_best_and_says_why(
     assert learnt.task.init == "warm:t2"
     assert learnt.ranking is not None and learnt.ranking.chosen == "warm:t2"
     assert learnt.ranking.to_dict() == rank_without(tmp_path / "again", images, settings).to_dict()
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_probes_that_an_interrupted_call_finished_are_not_done_again(
+    bank: Bank, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bool
+) -> None:
+    scores = TranslationScores(extractor=weights, validation_extractor=weights)
+    settings = Settings(TRAIN, scores, Runtime(device="cpu"), init="auto")
+    whole, cut = (grown(tmp_path / name, ["random", "random"]) for name in ("whole", "cut"))
+    images = near_to(whole, "t2")
+    expected = learn_task(whole, "new", images, settings, Context(tmp_path / "s", tmp_path / "c"))
+    probed: list[str] = []
+    real = warm_starts._Prober._run
+
+    def dies(self: Any, init: str, steps: int) -> Any:
+        if probed == ["warm:t1", "warm:t2"]:
+            probed.clear()
+            raise KeyboardInterrupt
+        probed.append(init)
+        return real(self, init, steps)
+
+    monkeypatch.setattr(warm_starts._Prober, "_run", dies)
+    around = Context(tmp_path / "state", tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        learn_task(cut, "new", images, settings, around)
+    kept = sorted((tmp_path / "state").glob("new-*/probes/*"))
+    assert len(kept) == 2
+    if damage:
+        (kept[0] / STATE).write_bytes(b"")
+    learnt = learn_task(cut, "new", images, settings, around)
+    assert len(probed) == 1 + damage and probed[-1] == "random"
+    assert learnt.ranking is not None and expected.ranking is not None
+    assert canonical_json(learnt.ranking.to_dict()) == canonical_json(expected.ranking.to_dict())
+    assert contents(cut.folder) == contents(whole.folder)
+    assert not list((tmp_path / "state").glob("new-*")), "they are of no more use"
 
 
 def rank_without(folder: Path, images: TaskImages, settings: Settings) -> StartRanking:

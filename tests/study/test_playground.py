@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 
 from graftgan.cli import cli
 from graftgan.context import Context
+from graftgan.errors import MissingInput
 from graftgan.study import commands, playground_page
 from graftgan.study.findings import (
     OUTCOMES,
@@ -123,6 +127,32 @@ def test_a_second_run_does_nothing_and_a_lost_unit_comes_back_the_same(done: tup
     assert again == found
     changed = [p for p, (at, _) in files.items() if p.stat().st_mtime_ns != at]
     assert changed == [lost] and lost.read_bytes() == files[lost][1]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-9])])
+def test_lost_or_damaged_checkpoints_of_a_source_are_named_and_made_again(
+    done: tuple[Path, Playground],
+    damage: Callable[[Path], object],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    out, found = tmp_path / "p", done[1]
+    shutil.copytree(done[0], out)
+    weights = next(out.glob("units/*/source-arms-I-0.safetensors"))
+    whole = weights.read_bytes()
+    damage(weights)
+    # What needs it is not done yet.
+    next(out.glob("units/*/arm-I-both-0.json")).unlink()
+    with pytest.raises(MissingInput, match=weights.name):
+        run(out, 1, TINY, Context(out, out, resume="must"), workers=1)
+    log = logging.getLogger("graftgan")
+    log.addHandler(caplog.handler)
+    try:
+        assert run(out, 1, TINY, Context(out, out), workers=1) == found
+    finally:
+        log.removeHandler(caplog.handler)
+    assert f"{weights} " in caplog.text and "its unit is done again" in caplog.text
+    assert weights.read_bytes() == whole
 
 
 def test_other_scales_do_not_mix(done: tuple[Path, Playground]) -> None:

@@ -283,7 +283,7 @@ def test_a_signal_saves_and_the_next_start_ends_with_the_same_bits(room: Room) -
             loop.ctx.stop.requested = steps == at
 
         stopped.ctx.progress = Steps(ask)
-        with pytest.raises(Interrupted, match=f"stopped at {stop_after * BATCH} images"):
+        with pytest.raises(Interrupted, match=f"stopped at {stop_after * BATCH} images; its state is saved"):
             stopped.run()
         torch.manual_seed(999)
         second = short(seed=3, **EVERYTHING)
@@ -603,7 +603,7 @@ def test_a_poisoned_state_is_never_saved(room: Room) -> None:
         loop.ctx.stop.requested = steps == 6
 
     loop.ctx.progress = Steps(act)
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="are not finite and are not saved: the state before them stays"):
         loop.run()
     assert states[-1] == [f"images-{3 * BATCH:012d}"]
     second = short(evaluate_every_kimg=1)

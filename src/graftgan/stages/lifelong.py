@@ -131,9 +131,10 @@ def learn_task(
         if second is not None:
             locks.enter_context(second.alone())
             _take_back(bank, second, name)
-        ranking = None
+        ranking, spent = None, []
         if settings.init == AUTO:
-            ranking = rank_inits(bank, name, images, settings, second, progress=ctx.progress)
+            ranking, probes = _choose_init(bank, second, name, images, settings, ctx)
+            spent.append(probes)
             settings = replace(settings, init=ranking.chosen)
         if text := memory_warning(bank.spec, images.data.kind, settings, images.data.resolution):
             ctx.log.warning("%s: %s", name, text)
@@ -154,7 +155,8 @@ def learn_task(
         )
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
         if not keep_state:
-            shutil.rmtree(state, ignore_errors=True)
+            for folder in (state, *spent):
+                shutil.rmtree(folder, ignore_errors=True)
     said = (*images.warnings, *warnings, *more, *history.warnings(trainer.lr_scale))
     return Learnt(task, history, scores, said, ranking, switches(trainer))
 
@@ -197,6 +199,17 @@ def rank_inits(
     device = pick_device(settings.runtime.device)
     new = NewTask(name, images, settings.train)
     return rank_starts(bank, new, extractor, device, back, looking, progress)
+
+
+def _choose_init(
+    bank: Bank, back: Bank | None, name: str, images: TaskImages, settings: Settings, ctx: Context
+) -> tuple[StartRanking, Path]:
+    """Rank the starts, without the probes that an interrupted call has finished; tell where these lie too."""
+    state = state_folder(state_note(bank, back, name, images, settings), name, ctx)
+    if ctx.resume == "never":
+        shutil.rmtree(state, ignore_errors=True)
+    looking = Looking(kept=state / "probes")
+    return rank_inits(bank, name, images, settings, back, looking, ctx.progress), state
 
 
 def score_task(

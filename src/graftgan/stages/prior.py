@@ -24,6 +24,7 @@ from graftgan.gans.base import Gan
 from graftgan.gans.laws import MinedNormal, TruncatedNormal
 from graftgan.gans.prior import split_prior
 from graftgan.gans.reclass import class_axes
+from graftgan.places import code_digest
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.start import Start
 from graftgan.training.prior import MovingPrior, Schedule
@@ -35,6 +36,8 @@ from graftgan.world import from_first, take_from_first
 
 REPORT, PAIRS = "inversion.json", "inversion.png"
 INVERSION = "inversion"
+# The steps and the networks that they go through: an edit elsewhere changes no latent, and hours are kept.
+INVERTING = ("transfer/inversion.py", "gans")
 SHOWN = 32
 
 
@@ -177,12 +180,13 @@ def inversion_file(start: Start, data: ImageSet, params: Params, cache: Path) ->
         params: All parameters.
         cache: The cache folder.
     """
-    settings = params.finetune
-    assert start.source is not None
+    settings, generator = params.finetune, start.gan.generator
     what = {
-        "source": start.source.sha256, "spec": start.gan.spec.to_dict(), "dataset": data.digest,
-        "images": data.size("train"), "inversion": settings.inversion.model_dump(), "seed": settings.seed,
-        "changes": list(start.changes), "class": settings.target_class.model_dump(),
+        # Its tensors rather than the source's name: they also tell what was read, cut or re-classed, and how.
+        "generator": {name: tensor_sha256(t) for name, t in generator.state_dict().items()},
+        "spec": start.gan.spec.to_dict(), "dataset": data.digest, "images": data.size("train"),
+        "inversion": settings.inversion.model_dump(), "seed": settings.seed,
+        "code": code_digest(*INVERTING),
     }  # fmt: skip
     return cache / "inversions" / f"{digest_text(canonical_json(what))}.safetensors"
 

@@ -6,8 +6,10 @@ bank.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from graftgan.bank.store import Bank
 from graftgan.bank.tasks import RANDOM, WARM, begin
 from graftgan.bank.tasks import load_task as stored_generator
+from graftgan.contract import digest_text
 from graftgan.data.pairs import Part, TaskImages
 from graftgan.errors import DataError
 from graftgan.lifelong_config import Kind, Translate
@@ -26,6 +29,7 @@ from graftgan.metrics.precision_recall import recall
 from graftgan.metrics.translation import grouped_mean, paired_scores
 from graftgan.progress import Progress
 from graftgan.training.loop import Measurement
+from graftgan.training.state import read_state, write_state
 from graftgan.training.translation import TranslationTrainer, make_trainer
 from graftgan.training.translation_loop import PairedJudge, TranslationJudge, UnpairedJudge, can_judge
 from graftgan.training.translators import make_translators, translate
@@ -35,6 +39,7 @@ HELD_OUT = 0.25
 """Share of the training images that a probe is measured on where there are no validation images."""
 LEAST_IMAGES = 10
 TIE_STANDARD_ERRORS = 2.0
+log = logging.getLogger("graftgan")
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ class Looking:
         images: Most images that the outputs are compared with, and most that a probe is measured on.
         probe_steps: Training steps from each start; 0 looks at the tasks as they are.
         recall_neighbours: Neighbour whose distance is a radius of recall.
+        kept: Folder where finished probes are kept and found again, for the same bank, task, recipe and code;
+            None keeps none.
     """
 
     images: int = 256
     probe_steps: int = 40
     recall_neighbours: int = 3
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,8 @@ def rank_starts(
         for task in bank.tasks
     ]
     if looking.probe_steps:
-        prober = _Prober(bank, back, new, shown, device, _judge(kind, held_out, extractor), progress)
+        judge = _judge(kind, held_out, extractor)
+        prober = _Prober(bank, back, new, shown, device, judge, progress, looking.kept)
         starts = prober.probe([*starts, Start(RANDOM, {})], looking.probe_steps)
     return _ranked(starts, kind, len(shown.inputs), len(held_out.inputs), looking.probe_steps)
 
@@ -234,6 +243,17 @@ def _judge(kind: Kind, part: Part, extractor: Extractor) -> TranslationJudge:
     return PairedJudge(part) if kind == "paired" else UnpairedJudge(part, extractor)
 
 
+def _kept_probe(place: Path, init: str) -> tuple[Measurement, Measurement] | None:
+    if not place.is_dir():
+        return None
+    try:
+        state = read_state(place)
+        return Measurement(**state["before"]), Measurement(**state["after"])
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("the probe of %s in %s is damaged (%s) and is done again", init, place, error)
+        return None
+
+
 @dataclass(frozen=True)
 class _Prober:
     """Trains a little from each start, always alike."""
@@ -245,10 +265,11 @@ class _Prober:
     device: torch.device
     judge: TranslationJudge
     progress: Progress | None
+    kept: Path | None
 
     def probe(self, starts: Sequence[Start], steps: int) -> list[Start]:
         """Return the starts with their probes."""
-        runs = [self._run(start.init, steps) for start in starts]
+        runs = [self._finished(start.init, steps) for start in starts]
         best = min(runs, key=lambda run: run[1].value)[1]
         return [
             Start(
@@ -262,6 +283,17 @@ class _Prober:
             )
             for start, (before, after) in zip(starts, runs, strict=True)
         ]
+
+    def _finished(self, init: str, steps: int) -> tuple[Measurement, Measurement]:
+        """Return what a probe measured before and after, doing it if no earlier start has finished it."""
+        if self.kept is None:
+            return self._run(init, steps)
+        place = self.kept / digest_text(init)[:16]
+        if (known := _kept_probe(place, init)) is not None:
+            return known
+        before, after = self._run(init, steps)
+        write_state(place, {"before": vars(before), "after": vars(after)})
+        return before, after
 
     def _run(self, init: str, steps: int) -> tuple[Measurement, Measurement]:
         devices = [self.device] if self.device.type == "cuda" else []

@@ -12,16 +12,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from graftgan.checkpoints.store import read_tensors
 from graftgan.context import Context
-from graftgan.contract import atomic_path, digest_text, read_json
+from graftgan.contract import atomic_path, digest_file, digest_text, read_json
+from graftgan.errors import MissingInput
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.study.nets import LR, Duel, Pair, draw, fresh_pair
 from graftgan.study.plane import LAWS, gradient_similarity, modes_and_fidelity, ring_centres, wasserstein
 from graftgan.study.units import Record, alone_in, finish_all, settings_key, take_up
 
 SOURCES = ("I", "II")
+# What a source's record says of its checkpoints; records of old do not say.
+WEIGHTS = "weights_sha256"
 NEIGHBOURS = 5
 ARM_R1_GAMMA = 1.0
 # Name: where G and D come from; None is a fresh network.
@@ -128,7 +132,19 @@ class Pretraining:
         Duel(pair, LAWS[self.law], seed, gamma, scale.lr).run(self.steps[-1], watch)
         with atomic_path(self.weights) as temporary:
             save_file(tensors, temporary)
-        return {"law": self.law, "seed": self.seed, "part": self.part, "trace": trace}
+        about = {"law": self.law, "seed": self.seed, "part": self.part, "trace": trace}
+        return {**about, WEIGHTS: digest_file(self.weights)}
+
+    def check(self, record: Record) -> None:
+        """Look whether the checkpoints are those that the record was written with.
+
+        Raises:
+            MissingInput: They are gone or damaged.
+        """
+        if not self.weights.is_file():
+            raise MissingInput(f"{self.weights} does not exist")
+        if record.get(WEIGHTS) not in (None, digest_file(self.weights)):
+            raise MissingInput(f"{self.weights} is damaged: its checksum differs")
 
 
 @dataclass(frozen=True)
@@ -167,9 +183,9 @@ class Adaptation:
         scale = self.scale
         pair = fresh_pair(seed_of("fresh", self.seed))
         if self.generator is not None:
-            pair.load_generator(load_file(self.generator[0]), f"{self.generator[1]}.")
+            pair.load_generator(read_tensors(self.generator[0]), f"{self.generator[1]}.")
         if self.discriminator is not None:
-            pair.load_discriminator(load_file(self.discriminator[0]), f"{self.discriminator[1]}.")
+            pair.load_discriminator(read_tensors(self.discriminator[0]), f"{self.discriminator[1]}.")
         curve = [look(pair, 0, scale)]
         tested = {1, *range(scale.test_every, self.steps + 1, scale.test_every), self.steps}
 

@@ -43,6 +43,18 @@ class Saving(Protocol):
         """Return where; it is removed once the record is written."""
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A unit that other units need a file of, which lies beside its record."""
+
+    def check(self, record: Record) -> None:
+        """Look whether the file is what the record was written with.
+
+        Raises:
+            MissingInput: It is not; names the file.
+        """
+
+
 @dataclass(frozen=True)
 class Share:
     """The units that one process does, one after another.
@@ -101,7 +113,7 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
             unit.file.unlink(missing_ok=True)
             _drop_state(unit, ctx)
         return
-    done = [unit for unit in units if unit.file.is_file() and _is_whole(unit.file, ctx)]
+    done = [unit for unit in units if unit.file.is_file() and _is_whole(unit, ctx)]
     begun = any(isinstance(unit, Saving) and unit.state(ctx).is_dir() for unit in units)
     if ctx.resume == "must" and not (done or begun):
         raise MissingInput(f"no finished unit and no saved state in {out}", "use --resume auto")
@@ -114,15 +126,19 @@ def take_up(units: Sequence[Unit], out: Path, ctx: Context) -> None:
     ctx.log.warning("%s; they are kept, and the page names it; --resume never does them again", told)
 
 
-def _is_whole(file: Path, ctx: Context) -> bool:
-    """Tell whether a record can be read; one that cannot is named and removed, to be made again.
+def _is_whole(unit: Unit, ctx: Context) -> bool:
+    """Tell whether a record can be read and has what it needs beside it; else it is named and removed.
 
     Raises:
-        MissingInput: With `must`, if it cannot.
+        MissingInput: With `must`, if it is to be made again.
     """
+    file = unit.file
     try:
-        if not isinstance(read_json(file), dict):
+        record = read_json(file)
+        if not isinstance(record, dict):
             raise MissingInput(f"{file} is not a record")
+        if isinstance(unit, Keeping):
+            unit.check(record)
     except MissingInput as error:
         if ctx.resume == "must":
             raise MissingInput(error.message, "use --resume auto to do its unit again") from None

@@ -161,7 +161,7 @@ class Loop:
         """Train until the budget is spent, going on from a saved state if there is one.
 
         Raises:
-            Interrupted: A signal came; the state is saved.
+            Interrupted: A signal came; the state is saved, or the one before it where this one diverged.
             MissingInput: `--resume must` was asked for and there is no state.
             GraftganError: Training diverged more than three times.
         """
@@ -185,8 +185,7 @@ class Loop:
                     if self._told_to_stop(stop.requested):
                         self._save_interim()
                         meet()
-                        message = f"{self.name} stopped at {trainer.images_seen} images; its state is saved"
-                        raise Interrupted(message, "run the same command to go on")
+                        raise Interrupted(self._stopped(), "run the same command to go on")
         finally:
             task.close()
         return self.history
@@ -205,6 +204,15 @@ class Loop:
             return requested
         stop, self.history.elapsed_s = agreed(requested, time.monotonic() - self.started_at)
         return stop
+
+    def _stopped(self) -> str:
+        """Return what became of the run when it was told to stop; weights that diverged are never saved."""
+        saved = (
+            "its state is saved"
+            if self.trainer.finite()
+            else "its weights are not finite and are not saved: the state before them stays"
+        )
+        return f"{self.name} stopped at {self.trainer.images_seen} images; {saved}"
 
     def _finished(self, total: int) -> bool:
         """Tell whether the budget is spent and the last step was measured, as the clock may have missed."""
