@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,9 @@ from stages.models import tiny_gan
 from test_serving import save
 
 from benchmarks.serving import GUARDED, MALFORMED, Request, Server, good, load, records, serving
+from graftgan.connections import HEADERS_S
 from graftgan.gans.base import sample
+from graftgan.server import MAX_CONNECTIONS
 
 
 @pytest.fixture(scope="module", params=["graftgan serve", "mlflow models serve"])
@@ -80,6 +85,15 @@ def test_the_guard_answers_what_mlflow_s_reader_fails_at(guarded: Server, reques
     assert status == request_.status, body[:500]
     assert json.loads(body)["error_code"] == "BAD_REQUEST"
     assert guarded.ask(good(0))[0] == 200
+
+
+def test_silent_connections_keep_a_server_busy_for_seconds_only(guarded: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS - 1):
+            stack.enter_context(socket.create_connection(("127.0.0.1", guarded.port)))
+        assert guarded.ask(good(0))[0] == 503
+        time.sleep(HEADERS_S + 2)
+        assert guarded.ask(good(0))[0] == 200
 
 
 def test_sixty_requests_of_load_are_answered_as_they_deserve(guarded: Server) -> None:

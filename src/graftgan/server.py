@@ -10,6 +10,7 @@ import uvicorn
 from mlflow.pyfunc import scoring_server
 
 from graftgan.config import Track
+from graftgan.connections import PunctualProtocol
 from graftgan.errors import ConfigError
 from graftgan.guard import Guard
 from graftgan.packages import FACTS
@@ -38,6 +39,9 @@ def serve(model: str, track: Track, host: str, port: int) -> None:
             Guard(app),
             host=host,
             port=port,
+            # Neither is there anything to upgrade to, nor would its connections count.
+            ws="none",
+            http=PunctualProtocol,
             log_level="warning",
             limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
