@@ -26,7 +26,7 @@ ROOT = Path(graftgan.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in (
-        "graftgan guard machine redaction section stages.specs world yamltext",
+        "connections graftgan guard machine redaction section stages.specs world yamltext",
         "console errors progress",
         "contract",
         "context device gans method_config metrics",

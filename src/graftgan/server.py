@@ -14,6 +14,7 @@ from graftgan.connections import PunctualProtocol
 from graftgan.errors import ConfigError
 from graftgan.guard import Guard
 from graftgan.packages import FACTS
+from graftgan.serving_limits import timeout_s
 from graftgan.tracking import Connection, save_pyfunc
 
 MAX_CONNECTIONS = 64
@@ -30,9 +31,12 @@ def serve(model: str, track: Track, host: str, port: int) -> None:
         port: Port to listen on.
 
     Raises:
-        ConfigError: If the model is of no such kind, or the registry has none of the name.
+        ConfigError: If the model is of no such kind, the registry has none of the name, or the limit of a
+            request's time cannot be used.
         TryAgain: If the registry does not answer.
     """
+    # The code stored with a model may be older, and ask in every request only.
+    timeout_s()
     with tempfile.TemporaryDirectory() as scratch:
         app = scoring_server.init(mlflow.pyfunc.load_model(_place(model, track, Path(scratch))))
         uvicorn.run(
