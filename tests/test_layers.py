@@ -35,7 +35,7 @@ LAYERS = tuple(
         "remote",
         "checkpoints kfp_retry",
         "follower lifelong_config locks packages parallel params unfinished weights",
-        "data identity lifelong_params template tracking_check",
+        "data identity lifelong_params registry_answers template tracking_check",
         "bank training",
         "reporting",
         "classes gallery sampling serving_limits",

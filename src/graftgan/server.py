@@ -14,6 +14,7 @@ from graftgan.connections import PunctualProtocol
 from graftgan.errors import ConfigError
 from graftgan.guard import Guard
 from graftgan.packages import FACTS
+from graftgan.registry_answers import MODELS, split
 from graftgan.serving_limits import timeout_s
 from graftgan.tracking import Connection, save_pyfunc
 
@@ -31,6 +32,7 @@ def serve(model: str, track: Track, host: str, port: int) -> None:
         port: Port to listen on.
 
     Raises:
+        CheckpointError: If the registry's answers lead to files that are not its own.
         ConfigError: If the model is of no such kind, the registry has none of the name, or the limit of a
             request's time cannot be used.
         TryAgain: If the registry does not answer.
@@ -54,20 +56,25 @@ def serve(model: str, track: Track, host: str, port: int) -> None:
 
 def _place(model: str, track: Track, scratch: Path) -> str:
     """Return the folder of the MLflow model."""
+    if model.startswith(MODELS):
+        return _fetched(model, track, scratch)
     folder = Path(model)
     if (folder / "MLmodel").is_file():
         return model
     if (folder / FACTS).is_file():
         save_pyfunc(folder, scratch / "model")
         return str(scratch / "model")
-    if not model.startswith("models:/"):
-        raise ConfigError(
-            f"{model} is no package and no MLflow model",
-            "give out/register/package, or a registered model as models:/NAME@ALIAS",
-        )
+    raise ConfigError(
+        f"{model} is no package and no MLflow model",
+        "give out/register/package, or a registered model as models:/NAME@ALIAS",
+    )
+
+
+def _fetched(model: str, track: Track, scratch: Path) -> str:
     from graftgan.registry import MlflowRegistry
     from graftgan.versions import named
 
-    connection = Connection(track)
-    version = named(MlflowRegistry(connection, run=str), model)
-    return str(connection.download(f"models:/{version.name}/{version.version}", scratch))
+    # Before a server that may be away is waited for.
+    split(model)
+    registry = MlflowRegistry(Connection(track), run=str)
+    return str(registry.download_model(named(registry, model), scratch))

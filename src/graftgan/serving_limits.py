@@ -42,8 +42,8 @@ def late(limit_s: float) -> Exception:
 def timeout_s() -> float:
     """Return how long a request may wait and work.
 
-    Models ask when they are loaded, so that a value that cannot be used keeps a server from starting; it would
-    fail every request.
+    Models ask when they are loaded, so that a value that cannot be used keeps a server from starting, rather
+    than failing every request.
 
     Raises:
         ConfigError: If `GRAFTGAN_SERVING_TIMEOUT_S` is no number of seconds from 0 to a day.
