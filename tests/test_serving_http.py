@@ -15,7 +15,20 @@ import pytest
 from stages.models import tiny_gan
 from test_serving import save
 
-from benchmarks.serving import GUARDED, MALFORMED, Request, Server, good, load, records, serving
+from benchmarks.serving import (
+    GENERATOR,
+    GUARDED,
+    MALFORMED,
+    Request,
+    Server,
+    course,
+    good,
+    grew,
+    load,
+    records,
+    serving,
+    table,
+)
 from graftgan.connections import HEADERS_S
 from graftgan.gans.base import sample
 from graftgan.server import MAX_CONNECTIONS
@@ -97,15 +110,28 @@ def test_silent_connections_keep_a_server_busy_for_seconds_only(guarded: Server)
 
 
 def test_sixty_requests_of_load_are_answered_as_they_deserve(guarded: Server) -> None:
-    found = load(guarded, requests=60, clients=2)
+    found = load(guarded, GENERATOR, requests=60, clients=2)
     assert found.wrong == [] and found.statuses[200] == 54 and sum(found.statuses.values()) == 60
     assert found.facts()["latency_ms"]["median"] > 0
+    assert sorted(found.memory_mb) == list(range(1, 61)), "the memory is read during the load"
+    assert f"{found.facts()['memory_course']['second_half_kb_per_request']:g} kB a request" in table(
+        found.facts()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kb_per_request", "leaks"), [(0.0, False), (5.0, False), (60.0, True)], ids=["flat", "gaps", "leak"]
+)
+def test_a_slope_tells_a_leak_from_pools_that_fill(kb_per_request: float, leaks: bool) -> None:
+    memory_mb = {n: 400.0 + min(n, 200) * 0.2 + n * kb_per_request / 1000 for n in range(25, 1001, 25)}
+    way = course(memory_mb)
+    assert way["readings"] == 40 and way["second_half_kb_per_request"] == pytest.approx(kb_per_request)
+    assert grew(way) == leaks
 
 
 @pytest.mark.nightly
 def test_a_thousand_requests_leave_the_memory_flat(guarded: Server) -> None:
-    found = load(guarded, requests=1000, clients=2)
+    found = load(guarded, GENERATOR, requests=1000, clients=2)
     print(json.dumps(found.facts()))
     assert found.wrong == [] and found.statuses[200] == 900
-    before, after = found.memory_mb
-    assert after < 1.05 * before + 10, found.memory_mb
+    assert not grew(found.facts()["memory_course"]), found.memory_mb
