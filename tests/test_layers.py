@@ -26,7 +26,7 @@ ROOT = Path(graftgan.__file__).parent
 LAYERS = tuple(
     line.split()
     for line in (
-        "graftgan guard machine redaction section stages.specs world yamltext",
+        "connections graftgan guard machine redaction section stages.specs world yamltext",
         "console errors progress",
         "contract",
         "context device gans method_config metrics",
@@ -35,7 +35,7 @@ LAYERS = tuple(
         "remote",
         "checkpoints kfp_retry",
         "follower lifelong_config locks packages parallel params unfinished weights",
-        "data identity lifelong_params template tracking_check",
+        "data identity lifelong_params registry_answers template tracking_check",
         "bank training",
         "reporting",
         "classes gallery sampling serving_limits",

@@ -16,6 +16,7 @@ from bank.banks import SIZE_PX, grown
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
+from benchmarks.serving import flat
 from graftgan.bank.package import BankPackage, write_bank_package
 from graftgan.serving_bank import BankModel
 from graftgan.serving_limits import MAX_ROWS, TIMEOUT
@@ -28,13 +29,6 @@ def packaged(folder: Path) -> Path:
     about = {name: {"background": "#ffffff", "size_px": SIZE_PX} for name in ("t1", "t2")}
     write_bank_package(bank.folder, folder / "package", {"tasks": about}, "# card\n")
     return folder / "package"
-
-
-def flat(width: int, height: int) -> bytes:
-    """Return a PNG of one bit a pixel, all alike: ten thousand pixels a byte."""
-    file = io.BytesIO()
-    Image.new("1", (width, height)).save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def rows(*images: bytes, task: Any = "t1") -> pd.DataFrame:

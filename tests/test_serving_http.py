@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,8 +15,23 @@ import pytest
 from stages.models import tiny_gan
 from test_serving import save
 
-from benchmarks.serving import GUARDED, MALFORMED, Request, Server, good, load, records, serving
+from benchmarks.serving import (
+    GENERATOR,
+    GUARDED,
+    MALFORMED,
+    Request,
+    Server,
+    course,
+    good,
+    grew,
+    load,
+    records,
+    serving,
+    table,
+)
+from graftgan.connections import HEADERS_S
 from graftgan.gans.base import sample
+from graftgan.server import MAX_CONNECTIONS
 
 
 @pytest.fixture(scope="module", params=["graftgan serve", "mlflow models serve"])
@@ -82,16 +100,38 @@ def test_the_guard_answers_what_mlflow_s_reader_fails_at(guarded: Server, reques
     assert guarded.ask(good(0))[0] == 200
 
 
+def test_silent_connections_keep_a_server_busy_for_seconds_only(guarded: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS - 1):
+            stack.enter_context(socket.create_connection(("127.0.0.1", guarded.port)))
+        assert guarded.ask(good(0))[0] == 503
+        time.sleep(HEADERS_S + 2)
+        assert guarded.ask(good(0))[0] == 200
+
+
 def test_sixty_requests_of_load_are_answered_as_they_deserve(guarded: Server) -> None:
-    found = load(guarded, requests=60, clients=2)
+    found = load(guarded, GENERATOR, requests=60, clients=2)
     assert found.wrong == [] and found.statuses[200] == 54 and sum(found.statuses.values()) == 60
     assert found.facts()["latency_ms"]["median"] > 0
+    assert sorted(found.memory_mb) == list(range(1, 61)), "the memory is read during the load"
+    assert f"{found.facts()['memory_course']['second_half_kb_per_request']:g} kB a request" in table(
+        found.facts()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kb_per_request", "leaks"), [(0.0, False), (5.0, False), (60.0, True)], ids=["flat", "gaps", "leak"]
+)
+def test_a_slope_tells_a_leak_from_pools_that_fill(kb_per_request: float, leaks: bool) -> None:
+    memory_mb = {n: 400.0 + min(n, 200) * 0.2 + n * kb_per_request / 1000 for n in range(25, 1001, 25)}
+    way = course(memory_mb)
+    assert way["readings"] == 40 and way["second_half_kb_per_request"] == pytest.approx(kb_per_request)
+    assert grew(way) == leaks
 
 
 @pytest.mark.nightly
 def test_a_thousand_requests_leave_the_memory_flat(guarded: Server) -> None:
-    found = load(guarded, requests=1000, clients=2)
+    found = load(guarded, GENERATOR, requests=1000, clients=2)
     print(json.dumps(found.facts()))
     assert found.wrong == [] and found.statuses[200] == 900
-    before, after = found.memory_mb
-    assert after < 1.05 * before + 10, found.memory_mb
+    assert not grew(found.facts()["memory_course"]), found.memory_mb

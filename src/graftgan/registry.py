@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from graftgan.context import Registered
 from graftgan.errors import ConfigError, TryAgain
@@ -20,6 +19,15 @@ from graftgan.journal import (
     SUPERSEDED_TAG,
 )
 from graftgan.redaction import redacted
+from graftgan.registry_answers import (
+    MODELS,
+    aliases,
+    check_name,
+    check_place,
+    check_which,
+    registered,
+    untold,
+)
 from graftgan.tracking import PACKAGE, Connection, RefusedError, talking
 
 MAX_DESCRIPTION = 5000
@@ -56,7 +64,7 @@ class MlflowRegistry:
         """
         with talking():
             found = self._client.search_model_versions(f"name = '{name}' and tags.`{KEY_TAG}` = '{key}'")
-        return _registered(min(found, key=lambda version: int(version.version))) if found else None
+        return min((registered(version, name) for version in found), key=_number) if found else None
 
     def champion(self, name: str) -> Registered | None:
         """Return the version that bears the alias `champion`.
@@ -69,7 +77,7 @@ class MlflowRegistry:
     def _aliased(self, name: str, alias: str) -> Registered | None:
         try:
             with talking():
-                return _registered(self._client.get_model_version_by_alias(name, alias))
+                return registered(self._client.get_model_version_by_alias(name, alias), name)
         except RefusedError:
             return None
 
@@ -77,15 +85,35 @@ class MlflowRegistry:
         """Fetch the package of a version below `folder` and return its path.
 
         Raises:
+            CheckpointError: As `download_model` does.
             TryAgain: If it cannot be fetched.
         """
+        return self.download_model(version, folder) / "artifacts" / PACKAGE
+
+    def download_model(self, version: Registered, folder: Path) -> Path:
+        """Fetch the MLflow model of a version below `folder` and return its path.
+
+        Raises:
+            CheckpointError: If the server's answers lead out of `folder`, or to files that are not its own.
+            TryAgain: If it cannot be fetched.
+        """
+        what = f"version {version.version} of {version.name}"
         try:
-            model = self._connection.download(f"models:/{version.name}/{version.version}", folder)
+            with talking():
+                place = self._place(version)
+            check_place(place, self._connection.track)
+            found = self._connection.download(place, folder)
         except RefusedError as error:
-            raise TryAgain(
-                f"version {version.version} of {version.name} cannot be fetched: {error}"
-            ) from error
-        return model / "artifacts" / PACKAGE
+            raise TryAgain(f"{what} cannot be fetched: {error}") from error
+        if not found.resolve().is_relative_to(folder.resolve()):
+            raise untold(place, f"they came to lie in {found}")
+        return found
+
+    def _place(self, version: Registered) -> str:
+        # MLflow follows what it is told, from place to place, and asks again for what was looked at.
+        place = str(self._client.get_model_version_download_uri(version.name, version.version) or "")
+        model = re.fullmatch(re.escape(MODELS) + r"(m-[0-9a-f]{1,64})", place)
+        return str(self._client.get_logged_model(model[1]).artifact_location) if model else place
 
     def publish(self, name: str, package: Path, key: str, tags: Mapping[str, str]) -> Registered:
         """Make a version from a package folder, or return the one that was made from it.
@@ -122,7 +150,7 @@ class MlflowRegistry:
                 await_creation_for=0,
                 model_id=model,
             )
-        return _registered(version)
+        return registered(version, name)
 
     def promote(self, version: Registered, alias: str, reason: str) -> None:
         """Move an alias to a version and note the reason on it, and on a superseded champion its successor.
@@ -187,12 +215,13 @@ class MlflowRegistry:
 
         Raises:
             ConfigError: If there is no such model.
+            CheckpointError: If the registry tells of another.
             TryAgain: If the registry does not answer.
         """
         self.aliases(name)
         with talking():
             found = self._client.search_model_versions(f"name = '{name}'", max_results=MAX_VERSIONS)
-        return [_registered(version) for version in sorted(found, key=lambda version: int(version.version))]
+        return sorted((registered(version, name) for version in found), key=_number)
 
     def aliases(self, name: str) -> dict[str, str]:
         """Return the version that each alias of a model points to.
@@ -201,28 +230,29 @@ class MlflowRegistry:
             ConfigError: If there is no such model.
             TryAgain: If the registry does not answer.
         """
-        if not re.fullmatch(r"[^/:'\"]+", name):
-            raise ConfigError(f"{name!r} is no name of a model", "write it as in registry.name")
+        check_name(name)
         try:
             with talking():
                 found = self._client.get_registered_model(name).aliases
         except RefusedError:
             raise ConfigError(f"there is no registered model {name!r}", "correct the name") from None
-        return {str(alias): str(version) for alias, version in found.items()}
+        return aliases(found)
 
     def version(self, name: str, which: str) -> Registered:
         """Return a version by its number or by an alias.
 
         Raises:
             ConfigError: If there is none.
+            CheckpointError: If the registry tells of another.
             TryAgain: If the registry does not answer.
         """
-        aliases = self.aliases(name)
+        check_which(which)
+        bearers = self.aliases(name)
         try:
             with talking():
-                return _registered(self._client.get_model_version(name, aliases.get(which, which)))
+                return registered(self._client.get_model_version(name, bearers.get(which, which)), name)
         except RefusedError:
-            known = ", ".join(sorted(aliases)) or "none"
+            known = ", ".join(sorted(bearers)) or "none"
             raise ConfigError(
                 f"{name} has no version or alias {which!r}", f"give a number, or one of its aliases: {known}"
             ) from None
@@ -263,6 +293,5 @@ class MlflowRegistry:
         self._client.set_model_version_tag(version.name, version.version, key, value)
 
 
-def _registered(version: Any) -> Registered:
-    tags = {str(k): str(v) for k, v in version.tags.items()}
-    return Registered(str(version.name), str(version.version), tags.get(KEY_TAG, ""), tags)
+def _number(version: Registered) -> int:
+    return int(version.version)

@@ -25,7 +25,7 @@ from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 
 from graftgan.packages import Package, load_package
-from graftgan.serving_limits import MAX_ROWS, in_time, invalid
+from graftgan.serving_limits import MAX_ROWS, in_time, invalid, timeout_s
 
 MAX_VALUES = 64 * 256 * 256 * 3
 MAX_SEED = 2**63 - 1
@@ -37,7 +37,12 @@ class GraftganModel(PythonModel):
     package: Package
 
     def load_context(self, context: Any) -> None:
-        """Read the weights and facts of the package."""
+        """Read the weights and facts of the package.
+
+        Raises:
+            ConfigError: If the limit of a request's time cannot be used.
+        """
+        timeout_s()
         self.package = load_package(Path(context.artifacts["package"]))
         self._turn = threading.Lock()
 

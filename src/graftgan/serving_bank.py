@@ -24,7 +24,7 @@ from mlflow.pyfunc.model import PythonModel
 from graftgan.bank.package import BankPackage, load_bank_package
 from graftgan.data.decoding import BadImageError
 from graftgan.reporting.sheets import png_bytes
-from graftgan.serving_limits import MAX_ROWS, in_time, invalid
+from graftgan.serving_limits import MAX_ROWS, in_time, invalid, timeout_s
 
 
 class BankModel(PythonModel):
@@ -33,7 +33,12 @@ class BankModel(PythonModel):
     package: BankPackage
 
     def load_context(self, context: Any) -> None:
-        """Read the bank and the facts of the package."""
+        """Read the bank and the facts of the package.
+
+        Raises:
+            ConfigError: If the limit of a request's time cannot be used.
+        """
+        timeout_s()
         self.package = load_bank_package(Path(context.artifacts["package"]))
         self._turn = threading.Lock()
 

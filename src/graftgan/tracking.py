@@ -27,6 +27,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import mlflow
 import numpy as np
 import pandas as pd
+from google.protobuf.json_format import ParseError
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -48,6 +49,7 @@ from graftgan.local_store import (
     unfinished_database,
 )
 from graftgan.redaction import redacted
+from graftgan.registry_answers import MISREAD, untold
 from graftgan.reporting.sheets import png_bytes
 
 RUN_KEY = "graftgan.run_key"
@@ -59,9 +61,10 @@ PACKAGE = "package"
 ADDRESSES = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 MAX_METRICS = 1000
 MAX_ENTRIES = 100
+INVALID = "INVALID_PARAMETER_VALUE"
 PERMANENT = {
     "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
+    INVALID,
     "INVALID_STATE",
     "MALFORMED_REQUEST",
     "RESOURCE_ALREADY_EXISTS",
@@ -88,8 +91,8 @@ def talking() -> Iterator[None]:
         if error.error_code in PERMANENT:
             raise RefusedError(text) from error
         raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
-    # A database that is locked or broken while a store is opened.
-    except (OSError, SQLAlchemyError) as error:
+    # A database that is locked or broken while a store is opened, or an answer of another shape.
+    except (OSError, SQLAlchemyError, ParseError) as error:
         text = redacted("error", str(error).split("\n", 1)[0])[:500]
         raise TryAgain(f"MLflow: {text}", "run `graftgan sync` when the server is back") from error
 
@@ -283,10 +286,19 @@ class Connection:
             return str(model.model_id)
 
     def download(self, uri: str, folder: Path) -> Path:
-        """Fetch a model's files below `folder` and return their path."""
+        """Fetch a model's files below `folder` and return their path.
+
+        Raises:
+            CheckpointError: If what the server tells of the files leads out of `folder`, or nowhere.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with talking():
-            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+            try:
+                return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+            except (MlflowException, *MISREAD) as error:
+                if isinstance(error, OSError) or getattr(error, "error_code", INVALID) != INVALID:
+                    raise
+                raise untold(uri, error) from error
 
 
 def _model_scores(package: Path, model_id: str) -> list[Metric]:

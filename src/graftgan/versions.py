@@ -17,6 +17,7 @@ from graftgan.errors import ConfigError
 from graftgan.journal import CHAMPION, REASON_TAG, SUPERSEDED_TAG
 from graftgan.packages import FACTS, load_package
 from graftgan.registry import MlflowRegistry
+from graftgan.registry_answers import split
 from graftgan.reporting.numbers import Interval, decimals_for, number, text
 
 PROTOCOL = ("dataset", "protocol")
@@ -44,7 +45,8 @@ def table(registry: MlflowRegistry, name: str) -> list[str]:
     lines = []
     for version in registry.versions(name):
         names = ", ".join(sorted(by_version.get(version.version, []))) or "-"
-        reason = version.tags.get(REASON_TAG, "")
+        # A tag of a stranger may hold lines, and orders for a terminal.
+        reason = "".join(c if c.isprintable() else " " for c in version.tags.get(REASON_TAG, ""))
         lines.append(f"{version.version:>4}  {names:12}  {version.key[:12]:12}  {reason}".rstrip())
     return lines
 
@@ -141,9 +143,7 @@ def named(registry: MlflowRegistry, model: str) -> Registered:
         ConfigError: If there is none.
         TryAgain: If the registry does not answer.
     """
-    name, mark, which = model.removeprefix("models:/").partition("@")
-    if not mark:
-        name, _, which = name.partition("/")
+    name, which = split(model)
     return registry.version(name, which or CHAMPION)
 
 

@@ -116,12 +116,13 @@ def gallery_command(
     """
     from graftgan.gallery import parse_truncations, write_gallery
     from graftgan.places import cache_home
+    from graftgan.registry_answers import MODELS
     from graftgan.remote import is_address, local, writing
     from graftgan.sampling import parse_seeds
 
     wanted, truncations = parse_seeds(seeds), parse_truncations(psi)
     with writing(out) as place:
-        if Path(model).is_dir() or is_address(model):
+        if not model.startswith(MODELS) and (Path(model).is_dir() or is_address(model)):
             write_gallery(local(model, cache_home()), model, wanted, truncations, place)
         else:
             from graftgan.versions import fetched
