@@ -151,6 +151,15 @@ def test_bomb(tmp_path: Path) -> None:
         ParquetSource(path, 10**8)
 
 
+def test_pages_that_unpack_to_a_hundred_megabytes_are_refused_in_a_file_of_a_few(tmp_path: Path) -> None:
+    noise, path = np.random.default_rng(0).bytes(3 << 20), tmp_path / "bomb.parquet"
+    table = pa.table({"image": [noise, *[bytes(1 << 20)] * 100]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 4 << 20
+    with pytest.raises(DataError, match=r"row group 0 unpacks from .* decompression bomb"):
+        ParquetSource(path, 10**8)
+
+
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_large_image_that_many_rows_name_takes_its_place_once(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 CORPUS = Path(__file__).with_name("corpus")
 INPUT_TIMEOUT_S = 60
-# What packages take by themselves, less than 500 MB, and three times the largest table that is no bomb, which
-# is the most that reading one takes.
+# What packages take by themselves, and reading the largest table that is no bomb: 500 MB each; and half more.
 MEMORY_MB = 1536
 LONGEST_BYTES = 1 << 16
 

@@ -152,16 +152,18 @@ def label_order(labels: Iterable[str]) -> list[str]:
     return sorted(distinct)
 
 
-def refuse_bomb(path: Path, what: str, packed: int, unpacked: int) -> None:
+def refuse_bomb(
+    path: Path, what: str, packed: int, unpacked: int, ratio: int = BOMB_RATIO, least: int = BOMB_MIN_BYTES
+) -> None:
     """Refuse contents that unpack to far more than they take up.
 
     Raises:
-        DataError: If `unpacked` bytes are many, and many times `packed`.
+        DataError: If `unpacked` bytes are more than `least`, and more than `ratio` times `packed`.
     """
-    if unpacked > BOMB_MIN_BYTES and unpacked > BOMB_RATIO * max(packed, 1):
-        ratio = unpacked // max(packed, 1)
+    if unpacked > least and unpacked > ratio * max(packed, 1):
+        found = unpacked // max(packed, 1)
         raise DataError(
-            f"{path}: {what} unpacks from {packed} to {unpacked} bytes ({ratio}:1), a decompression bomb",
+            f"{path}: {what} unpacks from {packed} to {unpacked} bytes ({found}:1), a decompression bomb",
             "do not open files from this source; if you trust it, unpack it and give the folder as data.path",
         )
 

@@ -17,6 +17,10 @@ from graftgan.errors import DataError
 
 # Few, for each may bring an image of its own.
 BATCH_ROWS = 8
+# Below those of single files: pages are unpacked whole and copied up to five times, and images in them are
+# packed already.
+BOMB_RATIO = 20
+BOMB_MIN_BYTES = 64 << 20
 TEXT_ROWS = 1 << 14
 MAX_TEXT_BYTES = 1024
 # What pyarrow raises for damaged files, text that is not UTF-8 included.
@@ -113,7 +117,7 @@ class ParquetSource:
         for group in range(metadata.num_row_groups):
             # Not column by column: for a damaged one pyarrow ends the whole process.
             unpacked = metadata.row_group(group).total_byte_size
-            refuse_bomb(self._path, f"row group {group}", size, unpacked)
+            refuse_bomb(self._path, f"row group {group}", size, unpacked, BOMB_RATIO, BOMB_MIN_BYTES)
 
     def _check_texts(self, columns: list[str]) -> None:
         """Refuse long texts: one that a million rows name takes its place in the file once."""
