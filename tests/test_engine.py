@@ -16,7 +16,7 @@ import pytest
 from graftgan import engine, locks
 from graftgan.config import Params
 from graftgan.context import Context
-from graftgan.contract import Outcome, Result, digest_path
+from graftgan.contract import Outcome, Result, digest_path, write_json
 from graftgan.engine import Job, default_paths, run_job, state_key
 from graftgan.errors import DataError, GraftganError, MissingInput, TryAgain
 from graftgan.params import load
@@ -237,6 +237,19 @@ def test_a_missing_input_names_the_stage_that_makes_it(job: Job, toy: Toy) -> No
     with pytest.raises(MissingInput, match=r"data\.path: /no/where does not exist"):
         run_job(replace(job, inputs={}, params=load(None, ["data.path=/no/where"])), context)
     assert toy.runs == 0
+
+
+def test_a_state_that_a_kill_left_behind_the_result_goes_with_the_next_start(job: Job, toy: Toy) -> None:
+    run_job(job, context)
+    state = engine.home() / "state" / engine.state_key(job.plan())
+    for noted in (True, False):
+        (state / "chosen").mkdir(parents=True, exist_ok=True)
+        (state / "chosen" / "saved").write_text("s")
+        if noted:
+            write_json(state / "plan.json", {})
+        assert not run_job(job, context)[1]
+        assert state.exists() is noted, "with a note it is of a run into other outputs"
+        (state / "plan.json").unlink(missing_ok=True)
 
 
 def test_the_state_key_changes_with_the_plan_only(job: Job, toy: Toy) -> None:
