@@ -21,6 +21,7 @@ from graftgan.engine import Job, default_paths, run_job, state_key
 from graftgan.errors import DataError, GraftganError, MissingInput, TryAgain
 from graftgan.params import load
 from graftgan.stages.specs import STAGES, Port, StageSpec, stage
+from graftgan.training.state import SAVED
 
 TOY = StageSpec(
     name="toy",
@@ -243,13 +244,16 @@ def test_a_state_that_a_kill_left_behind_the_result_goes_with_the_next_start(job
     run_job(job, context)
     state = engine.home() / "state" / engine.state_key(job.plan())
     for noted in (True, False):
-        (state / "chosen").mkdir(parents=True, exist_ok=True)
-        (state / "chosen" / "saved").write_text("s")
+        (state / "chosen" / f"{SAVED}{32:012d}").mkdir(parents=True, exist_ok=True)
         if noted:
             write_json(state / "plan.json", {})
         assert not run_job(job, context)[1]
         assert state.exists() is noted, "with a note it is of a run into other outputs"
         (state / "plan.json").unlink(missing_ok=True)
+    state.mkdir()
+    (state / "decision.json").write_text("{}")
+    assert not run_job(job, context)[1]
+    assert (state / "decision.json").exists(), "this is for later readers"
 
 
 def test_the_state_key_changes_with_the_plan_only(job: Job, toy: Toy) -> None:

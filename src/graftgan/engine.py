@@ -40,6 +40,8 @@ from graftgan.unfinished import NOTE, Note, noted, tell, unused
 NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
 # Files of earlier tasks, which are named in a list.
 ADAPTER_FILES = "finetune.gan_memory.compress.earlier"
+# The saved states of trainings, as `training.state` names them; that module imports torch.
+TRAINED = "images-" + "[0-9]" * 12
 StageFunction = Callable[..., Outcome]
 """Takes inputs, parameters, outputs and context, and the item of a stage that has one."""
 
@@ -200,10 +202,11 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
 def _drop_spent(job: Job, plan: Result) -> None:
     """Remove the saved state of a run that was killed behind its result, before it had done so itself.
 
-    A state with a note is of an equal run that has still to fill outputs of its own.
+    A state with a note is of an equal run that has still to fill outputs of its own. What stages leave beside
+    the states of training is for later readers.
     """
     state = home() / "state" / state_key(plan)
-    if not state.is_dir():
+    if not any(state.rglob(TRAINED)):
         return
     with suppress(TryAgain), alone(state_key(plan), job.spec.name):
         if not (state / NOTE).exists():

@@ -290,13 +290,6 @@ def left_over(place: Path) -> list[str]:
     return [str(p.relative_to(place)) for p in found if p.suffix != ".lock" and p.name != ".lock"]
 
 
-def kept_states(place: Path) -> list[str]:
-    """Return the files of saved states, which a command at its end has no more use for."""
-    folders = (place / "home" / "state", place / "study" / "states")
-    found = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    return [str(path.relative_to(place)) for path in found]
-
-
 def promises_kept(place: Path, stage: str, wanted: dict[str, str]) -> list[str]:
     """Return what is wrong with a stage's outputs as a dead process left them: nothing may be half-written.
 

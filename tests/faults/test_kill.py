@@ -23,10 +23,10 @@ from faults.harness import (
     Fault,
     Warm,
     images_of,
-    kept_states,
     left_over,
     outputs,
     promises_kept,
+    states,
     training_points,
     try_all,
     words,
@@ -51,7 +51,7 @@ def goes_on(warm: Warm, baseline: Baseline, stage: str, place: Path, told: str) 
     there = stage == TASK and again.code == 2 and "has a task 'grey'" in again.output
     assert again.code == 0 or there, f"{told}\n{again.output}"
     assert outputs(place, stage) == baseline.outputs[stage], told
-    assert not kept_states(place), told
+    assert not states(place), told
     # What was whole already is not touched again: its rubbish goes with the next run that does something.
     if not there and "up to date" not in again.output:
         assert not left_over(place), told
