@@ -16,11 +16,12 @@ import pytest
 from graftgan import engine, locks
 from graftgan.config import Params
 from graftgan.context import Context
-from graftgan.contract import Outcome, Result, digest_path
+from graftgan.contract import Outcome, Result, digest_path, write_json
 from graftgan.engine import Job, default_paths, run_job, state_key
 from graftgan.errors import DataError, GraftganError, MissingInput, TryAgain
 from graftgan.params import load
 from graftgan.stages.specs import STAGES, Port, StageSpec, stage
+from graftgan.training.state import SAVED
 
 TOY = StageSpec(
     name="toy",
@@ -237,6 +238,22 @@ def test_a_missing_input_names_the_stage_that_makes_it(job: Job, toy: Toy) -> No
     with pytest.raises(MissingInput, match=r"data\.path: /no/where does not exist"):
         run_job(replace(job, inputs={}, params=load(None, ["data.path=/no/where"])), context)
     assert toy.runs == 0
+
+
+def test_a_state_that_a_kill_left_behind_the_result_goes_with_the_next_start(job: Job, toy: Toy) -> None:
+    run_job(job, context)
+    state = engine.home() / "state" / engine.state_key(job.plan())
+    for noted in (True, False):
+        (state / "chosen" / f"{SAVED}{32:012d}").mkdir(parents=True, exist_ok=True)
+        if noted:
+            write_json(state / "plan.json", {})
+        assert not run_job(job, context)[1]
+        assert state.exists() is noted, "with a note it is of a run into other outputs"
+        (state / "plan.json").unlink(missing_ok=True)
+    state.mkdir()
+    (state / "decision.json").write_text("{}")
+    assert not run_job(job, context)[1]
+    assert (state / "decision.json").exists(), "this is for later readers"
 
 
 def test_the_state_key_changes_with_the_plan_only(job: Job, toy: Toy) -> None:

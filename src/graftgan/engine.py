@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ from graftgan.params import config_digest, leaves
 from graftgan.places import cache_home, code_digest, home
 from graftgan.remote import is_address, local
 from graftgan.stages.specs import StageSpec, stage
-from graftgan.unfinished import Note, noted, tell, unused
+from graftgan.unfinished import NOTE, Note, noted, tell, unused
 
 # A feature network or classifier that the user brings; the file may change while its name stays.
 NETWORK_FILE = re.compile(r"(torchscript|onnx):(?P<path>[^?]+)")
 # Files of earlier tasks, which are named in a list.
 ADAPTER_FILES = "finetune.gan_memory.compress.earlier"
+# The saved states of trainings, as `training.state` names them; that module imports torch.
+TRAINED = "images-" + "[0-9]" * 12
 StageFunction = Callable[..., Outcome]
 """Takes inputs, parameters, outputs and context, and the item of a stage that has one."""
 
@@ -186,6 +188,7 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
     """
     plan = job.plan()
     if not force and (earlier := job.done_before(plan)):
+        _drop_spent(job, plan)
         return earlier, False
     with ExitStack() as stack:
         result = true_path(job.outputs["result"])
@@ -194,6 +197,20 @@ def run_job(job: Job, make_context: Callable[[Path], Context], force: bool = Fal
         for thing in (str(result), state_key(plan)):
             stack.enter_context(alone(thing, job.spec.name))
         return _work(job, plan, make_context), True
+
+
+def _drop_spent(job: Job, plan: Result) -> None:
+    """Remove the saved state of a run that was killed behind its result, before it had done so itself.
+
+    A state with a note is of an equal run that has still to fill outputs of its own. What stages leave beside
+    the states of training is for later readers.
+    """
+    state = home() / "state" / state_key(plan)
+    if not any(state.rglob(TRAINED)):
+        return
+    with suppress(TryAgain), alone(state_key(plan), job.spec.name):
+        if not (state / NOTE).exists():
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def _work(job: Job, plan: Result, make_context: Callable[[Path], Context]) -> Result:

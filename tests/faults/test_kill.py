@@ -26,6 +26,7 @@ from faults.harness import (
     left_over,
     outputs,
     promises_kept,
+    states,
     training_points,
     try_all,
     words,
@@ -50,6 +51,7 @@ def goes_on(warm: Warm, baseline: Baseline, stage: str, place: Path, told: str) 
     there = stage == TASK and again.code == 2 and "has a task 'grey'" in again.output
     assert again.code == 0 or there, f"{told}\n{again.output}"
     assert outputs(place, stage) == baseline.outputs[stage], told
+    assert not states(place), told
     # What was whole already is not touched again: its rubbish goes with the next run that does something.
     if not there and "up to date" not in again.output:
         assert not left_over(place), told
@@ -73,6 +75,9 @@ def test_a_kill_in_a_write_or_before_the_last_rename_leaves_nothing_half_written
     check_killed(armed, baseline, stage, Fault(TORN, writes[len(writes) // 2]), tmp_path / "torn")
     renames = numbers(baseline.operations[stage], "rename")
     check_killed(armed, baseline, stage, Fault(KILL, renames[-1]), tmp_path / "rename")
+    if stage in LONG:
+        # Its state is then of no more use, and still there.
+        check_killed(armed, baseline, stage, Fault(TORN, renames[-1]), tmp_path / "behind")
 
 
 @pytest.mark.nightly

@@ -53,6 +53,7 @@ from graftgan.training.translators import make_translators, translate
 from graftgan.unfinished import Note, noted, tell, unused
 
 JUDGED_IMAGES = 256
+STATE_DIGITS = 16
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def learn_task(
         if second is not None:
             locks.enter_context(second.alone())
             _take_back(bank, second, name)
+        _refuse_taken(bank, name, ctx)
         ranking, spent = None, []
         if settings.init == AUTO:
             ranking, probes = _choose_init(bank, second, name, images, settings, ctx)
@@ -330,6 +332,18 @@ def _begin_back(back: Bank, name: str, settings: Settings) -> Begun:
     return begin(back, name, settings.init if known else RANDOM, settings.train.seed + 1)
 
 
+def _refuse_taken(bank: Bank, name: str, ctx: Context) -> None:
+    """Refuse a name that is taken; a state of its task, which a kill left behind the adding, goes.
+
+    Raises:
+        ConfigError: It is taken, or cannot be a task's.
+    """
+    if any(task.name == name for task in bank.tasks):
+        for state in ctx.state.glob(f"{name}-{'[0-9a-f]' * STATE_DIGITS}"):
+            shutil.rmtree(state, ignore_errors=True)
+    bank.check_new(name)
+
+
 def _take_back(bank: Bank, back: Bank, name: str) -> None:
     """Take out a way back whose way there was never added, because the process died in between."""
     there = any(task.name == name for task in bank.tasks)
@@ -350,7 +364,10 @@ def state_note(bank: Bank, back: Bank | None, name: str, images: TaskImages, set
 
 def state_folder(note: Note, name: str, ctx: Context) -> Path:
     """Return where the state that a note is of lies; the bank's own place is no part of it."""
-    return ctx.state / f"{name}-{digest_text(canonical_json([note.config, note.code, note.inputs]))[:16]}"
+    return (
+        ctx.state
+        / f"{name}-{digest_text(canonical_json([note.config, note.code, note.inputs]))[:STATE_DIGITS]}"
+    )
 
 
 def _finish(
