@@ -173,10 +173,12 @@ class ParquetSource:
 
 def _stored(column: Any) -> Any:
     """Return the images of a batch as indices into what is stored."""
-    if not pa.types.is_struct(column.type):
-        return column
-    # A whole struct may be missing too, which `field` would not tell.
-    return column.flatten()[column.type.get_field_index("bytes")]
+    if pa.types.is_struct(column.type):
+        # A whole struct may be missing too, which `field` would not tell.
+        column = column.flatten()[column.type.get_field_index("bytes")]
+    # A damaged page may name what is not stored.
+    column.validate(full=True)
+    return column
 
 
 def _is_text(kind: Any) -> bool:
