@@ -145,12 +145,7 @@ def learn_task(
         trainer, warnings = _trainer(begun, begun_back, images, settings)
         judge, more = _judge(images, settings)
         note = state_note(bank, second, name, images, settings)
-        state = state_folder(note, name, ctx)
-        tell(name, unused(state, note), ctx.resume, ctx.log)
-        store = StateStore(state / "states", settings.runtime.keep_states)
-        loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
-        with noted(state, note), profiling(profile_of(name, trainer, settings.runtime)):
-            history = loop.run()
+        history, state = _train(name, trainer, judge, note, settings, ctx)
         restore_kept(trainer, history.best_tensors)
         scores = score_task(
             trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
@@ -161,6 +156,19 @@ def learn_task(
                 shutil.rmtree(folder, ignore_errors=True)
     said = (*images.warnings, *warnings, *more, *history.warnings(trainer.lr_scale))
     return Learnt(task, history, scores, said, ranking, switches(trainer))
+
+
+def _train(
+    name: str, trainer: TranslationTrainer, judge: TranslationJudge, note: Note, settings: Settings,
+    ctx: Context,
+) -> tuple[History, Path]:  # fmt: skip
+    """Train to the end, from a saved state if there is one; return the history and where states are."""
+    state = state_folder(note, name, ctx)
+    tell(name, unused(state, note), ctx.resume, ctx.log)
+    store = StateStore(state / "states", settings.runtime.keep_states)
+    loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
+    with noted(state, note), profiling(profile_of(name, trainer, settings.runtime)):
+        return loop.run(), state
 
 
 def profile_of(name: str, trainer: TranslationTrainer, runtime: Runtime) -> Profile | None:
