@@ -209,7 +209,10 @@ def test_documents_show_what_the_results_hold() -> None:
 
 def test_serving_tells_what_a_load_did() -> None:
     serving = loaded("serving")
-    load = serving.Load(seconds=[0.001 * n for n in range(1, 101)], memory_mb=[200.0, 210.04])
+    load = serving.Load(
+        seconds=[0.001 * n for n in range(1, 101)],
+        memory_mb={0: 200.0, 25: 208.0, 50: 209.0, 75: 209.5, 100: 210.04},
+    )
     load.statuses.update({200: 100, 400: 11})
     text = serving.table(load.facts())
     assert "| latency of 100 good requests | median 50.5 ms, p95 95" in text

@@ -234,7 +234,7 @@ def test_a_state_of_other_parameters_is_not_used_and_the_difference_is_told(
     changed = armed.run(place, "finetune", "--set", "finetune.seed=5", fault=Fault(KILL, later))
     assert "finetune starts from the beginning" in changed.output
     assert "finetune.seed: 0 -> 5" in changed.output
-    said = goes_on(armed, baseline, "finetune", place, changed.output)
+    said = goes_on(armed, baseline, "finetune", place, changed.output, other_run=True)
     assert "goes on from" in said and "starts from the beginning" not in said
 
 
