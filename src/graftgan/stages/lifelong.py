@@ -36,8 +36,8 @@ from graftgan.progress import Progress
 from graftgan.reporting.sheets import sheet
 from graftgan.stages.warm_starts import AUTO, Looking, NewTask, StartRanking, rank_starts
 from graftgan.training import memory
-from graftgan.training.loop import History, total_images
-from graftgan.training.profile import Profile, profiling
+from graftgan.training.loop import History
+from graftgan.training.profile import profiling
 from graftgan.training.state import StateStore
 from graftgan.training.switches import switches
 from graftgan.training.translation import TranslationTrainer, make_trainer
@@ -47,6 +47,7 @@ from graftgan.training.translation_loop import (
     TranslationLoop,
     UnpairedJudge,
     can_judge,
+    profile_of,
     restore_kept,
 )
 from graftgan.training.translators import make_translators, translate
@@ -146,7 +147,6 @@ def learn_task(
         judge, more = _judge(images, settings)
         note = state_note(bank, second, name, images, settings)
         history, state = _train(name, trainer, judge, note, settings, ctx)
-        restore_kept(trainer, history.best_tensors)
         scores = score_task(
             trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
         )
@@ -162,22 +162,15 @@ def _train(
     name: str, trainer: TranslationTrainer, judge: TranslationJudge, note: Note, settings: Settings,
     ctx: Context,
 ) -> tuple[History, Path]:  # fmt: skip
-    """Train to the end, from a saved state if there is one; return the history and where states are."""
+    """Train to the best networks, from a saved state if there is one; return history and folder of states."""
     state = state_folder(note, name, ctx)
     tell(name, unused(state, note), ctx.resume, ctx.log)
     store = StateStore(state / "states", settings.runtime.keep_states)
     loop = TranslationLoop(name, trainer, judge, store, ctx, settings.runtime.save_every_s)
     with noted(state, note), profiling(profile_of(name, trainer, settings.runtime)):
-        return loop.run(), state
-
-
-def profile_of(name: str, trainer: TranslationTrainer, runtime: Runtime) -> Profile | None:
-    """Return what times the training of a task, where `runtime.profile` asks for it."""
-    if runtime.profile is None:
-        return None
-    settings = trainer.settings
-    steps = total_images(settings.budget, len(trainer.images), settings.batch) // settings.batch
-    return Profile(name, Path(runtime.profile), trainer.device, 1, steps, switches(trainer))
+        history = loop.run()
+    restore_kept(trainer, history.best_tensors)
+    return history, state
 
 
 def memory_warning(spec: TranslatorSpec, kind: Kind, settings: Settings, side_px: int) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,14 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graftgan.config import Runtime
 from graftgan.context import Context
 from graftgan.data.pairs import Part
 from graftgan.errors import GraftganError
 from graftgan.metrics.features import Extractor
 from graftgan.metrics.kid import kid, paired_kid_difference
 from graftgan.metrics.translation import LEAST_GROUPS, grouped_mean, l1_distances
-from graftgan.training.loop import TIMELINE_IMAGES, Loop, Measurement
+from graftgan.training.loop import TIMELINE_IMAGES, Loop, Measurement, total_images
+from graftgan.training.profile import Profile
 from graftgan.training.state import StateStore
+from graftgan.training.switches import switches
 from graftgan.training.translation import TranslationTrainer
 from graftgan.training.translators import translate
 
@@ -170,3 +174,12 @@ def restore_kept(trainer: TranslationTrainer, tensors: dict[str, Tensor]) -> Non
             prefix = f"{network}."
             mine = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             module.load_state_dict(mine)
+
+
+def profile_of(name: str, trainer: TranslationTrainer, runtime: Runtime) -> Profile | None:
+    """Return what times the training of a task, where `runtime.profile` asks for it."""
+    if runtime.profile is None:
+        return None
+    settings = trainer.settings
+    steps = total_images(settings.budget, len(trainer.images), settings.batch) // settings.batch
+    return Profile(name, Path(runtime.profile), trainer.device, 1, steps, switches(trainer))
