@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval
 
+from graftgan.metrics.features.clipped import clipped_conv2d, in_one_pass
+
 DIM = 1280
 _BN_EPS = 1e-3
 # kernel, stride, expansion, channels in, channels out, repeats
@@ -27,17 +29,40 @@ _STAGES = (
 class _SameConv(nn.Conv2d):
     """Convolution with TensorFlow's SAME padding: the odd pixel goes to the right and to the bottom."""
 
+    wide: Tensor | None
+
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
+        self.register_buffer("wide", None, persistent=False)
+
+    def widen(self) -> None:
+        """Keep the filters with a row and a column of zeros before them, for inference.
+
+        With these as much padding goes on both sides, and the image need not be copied to pad it.
+        """
+        if self.stride != (1, 1):
+            self.wide = F.pad(self.weight, (1, 0, 1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
+        x, weight, padding = self._padded(x)
+        return F.conv2d(x, weight, self.bias, self.stride, padding, 1, self.groups)
+
+    def relu6(self, x: Tensor) -> Tensor:
+        """Same as ``relu6`` of the convolution."""
+        x, weight, padding = self._padded(x)
+        return clipped_conv2d(x, weight, self.bias, list(self.stride), padding, self.groups, most=6.0)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Return what is left to pad, the filters for it, and the zeros on each side."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         pads = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:]]
-        even = [pad // 2 for pad in pads]
-        if any(pad % 2 for pad in pads):
-            x = F.pad(x, (even[1], pads[1] - even[1], even[0], pads[0] - even[0]))
-            even = [0, 0]
-        return F.conv2d(x, self.weight, self.bias, stride, even, 1, self.groups)
+        before = [pad // 2 for pad in pads]
+        after = [pad - half for pad, half in zip(pads, before, strict=True)]
+        if before == after:
+            return x, self.weight, before
+        if self.wide is not None and in_one_pass(x) and after == [half + 1 for half in before]:
+            return x, self.wide, after
+        return F.pad(x, (before[1], after[1], before[0], after[0])), self.weight, [0, 0]
 
 
 def _norm(channels: int) -> nn.Module:
@@ -61,8 +86,8 @@ class _Block(nn.Module):
         self._bn2 = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
+        y: Tensor = _unit(self._expand_conv, self._bn0, x) if self.expands else x
+        y = _unit(self._depthwise_conv, self._bn1, y)
         y = self._bn2(self._project_conv(y))
         return y.add_(x) if self.adds_input else y
 
@@ -94,10 +119,10 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Global average of the head's activations; the classifier is loaded but not used."""
-        x = F.relu6(self._bn0(self._conv_stem(x)), inplace=True)
+        x = _unit(self._conv_stem, self._bn0, x)
         for block in self._blocks:
             x = block(x)
-        return F.relu6(self._bn1(self._conv_head(x)), inplace=True).mean(dim=(2, 3))
+        return _unit(self._conv_head, self._bn1, x).mean(dim=(2, 3))
 
     def folded(self) -> EfficientNetLite0:
         """Ready this network for inference, in place: no gradients, norms folded, channels last."""
@@ -111,4 +136,12 @@ class EfficientNetLite0(nn.Module):
 
 def _folded(convolution: _SameConv, norm: nn.Module) -> tuple[_SameConv, nn.Module]:
     assert isinstance(norm, nn.BatchNorm2d)
-    return fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    merged = fuse_conv_bn_eval(convolution, norm)
+    merged.widen()
+    return merged, nn.Identity()
+
+
+def _unit(convolution: _SameConv, norm: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(norm, nn.Identity):
+        return convolution.relu6(x)
+    return F.relu6(norm(convolution(x)), inplace=True)
