@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from graftgan.contract import write_json
 
-SUFFIX = ".jsonl"
+SUFFIX, WAITING = ".jsonl", ".artifacts"
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEY_TAG = "graftgan.package"
@@ -148,7 +148,13 @@ def read_events(path: Path, offset: int = 0) -> Iterator[Event]:
 
 def journals(folder: Path) -> list[Path]:
     """Return the journal files below a folder, sorted by name."""
-    return sorted(folder.rglob(f"*{SUFFIX}")) if folder.is_dir() else []
+    found = []
+    # What waits to be sent goes as it arrives, at any moment; a folder that is gone when it is looked into is
+    # passed over.
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.endswith(WAITING)]
+        found += [Path(place, name) for name in files if name.endswith(SUFFIX)]
+    return sorted(found)
 
 
 def read_marker(path: Path) -> Marker:
@@ -171,7 +177,7 @@ def marker_path(path: Path) -> Path:
 
 def artifacts_path(path: Path) -> Path:
     """Return the folder for copies of artifacts that wait beside a journal."""
-    return path.with_suffix(".artifacts")
+    return path.with_suffix(WAITING)
 
 
 def pending_bytes(path: Path) -> int:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,3 +90,27 @@ def test_journals_are_found_below_a_folder(tmp_path: Path) -> None:
         Journal(tmp_path / name).close()
     assert [p.parent.name for p in journals(tmp_path)] == ["a", "b"]
     assert list(read_events(tmp_path / "absent.jsonl")) == []
+
+
+def test_copies_that_wait_are_not_looked_into(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a" / "rank-1.jsonl")
+    journal.close()
+    copy = journal.artifacts / "1234" / "logs" / "training.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    assert journals(tmp_path) == [journal.path]
+
+
+def test_a_folder_that_goes_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Journal(tmp_path / "a" / "rank-1.jsonl").close()
+    Journal(tmp_path / "gone" / "rank-1.jsonl").close()
+    scandir = os.scandir
+
+    def vanishing(path: Any) -> Any:
+        if Path(path).name == "gone":
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", vanishing)
+        assert [p.parent.name for p in journals(tmp_path)] == ["a"]
