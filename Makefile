@@ -64,7 +64,7 @@ format: setup ## rewrite the style
 	$(BIN)/ruff format .
 
 # A benchmark that fails stops none of the others: the tables of those that ran are put in their places, and the
-# target fails at the end. PEER_PATH and ROSINALITY_PATH are checkouts that the step is set beside.
+# target fails at the end. PEER_PATH and ROSINALITY_PATH are checkouts for the step, instead of a package.
 BENCH := first_run.py startup.py prepare.py metrics.py step.py growth.py features.py scaling.py storage.py \
 	classes.py transfer.py selection.py methods.py lifelong.py serving.py playground.py
 BENCH_THREADS_2 := metrics.py step.py features.py

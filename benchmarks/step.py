@@ -1,17 +1,18 @@
 """A training step of StyleGAN2: beside its peers, and beside itself with one choice taken back at a time.
 
-    python benchmarks/step.py [--peer-path DIR] [--rosinality-path DIR] [--rounds 5] [--threads 2]
+    python benchmarks/step.py [--peer-path DIR] [--rosinality-path DIR] [--alone] [--rounds 5] [--threads 2]
         [--device cpu|cuda] [--compile] [--quick]
 
 A step is one update of G, one of D and, every 16 steps, R1; no augmentation, no path length. Turns are of a
 cycle of such steps, and medians of the ratios of a turn count. The first table takes back what is on by
 default, one choice at a time: where a choice were wrong its row would be below 1. The second sets the step
-beside `stylegan2-ada-pytorch` (`--peer-path`, a checkout; it runs on its reference operations on a CPU) and
-`rosinality/stylegan2-pytorch` (`--rosinality-path`, on a CPU alone); a peer that is not given is left out.
+beside the StyleGAN2 of NVlabs, on its reference operations on a CPU, and `rosinality/stylegan2-pytorch`, on a
+CPU alone. Both come from a package that carries their files, which is installed into a temporary folder, or
+from checkouts (`--peer-path` of stylegan2-ada-pytorch, `--rosinality-path`); with `--alone` there is none.
 Peers take turns with our step and with our step that draws new fakes for D as they do; what is taken back
 takes turns apart from them. The peer's networks get our weights, and its images and logits must be ours to
-1e-5, its gradients (of both losses and of R1) to 1e-3 of each tensor, with biases and strengths of noise that
-are not zero.
+1e-5, its gradients (of both losses and of R1) to 1e-3 of each tensor in one draw of four, with biases and
+strengths of noise that are not zero.
 
 On a GPU 256 px at the published widths is measured too, for the seconds per 1,000 images, and results are
 written to `step-cuda`. Shares of the limit are of the matrix products that the device does in the same
@@ -57,7 +58,7 @@ ON_GPU = tuple(
     for base in (16384, 32768)
 )
 QUICK = Setting("256/16, batch 4", 256, 16, batch=4, r1_interval=2, latent=16)
-ADA, ROSINALITY = "stylegan2-ada-pytorch", "rosinality"
+ADA, ROSINALITY = "NVlabs", "rosinality"
 GEMM_SIDE = 2048
 Row = dict[str, Any]
 Stepping = Ours | step_peers.Ada | step_peers.Rosinality
@@ -259,6 +260,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--peer-path", type=Path, help="checkout of NVlabs/stylegan2-ada-pytorch")
     parser.add_argument("--rosinality-path", type=Path, help="checkout of rosinality/stylegan2-pytorch")
+    parser.add_argument("--alone", action="store_true", help="install no peers")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=device, default=CPU, help="cpu, cuda or cuda:N")
@@ -268,9 +270,25 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(words)
     if options.rosinality_path and options.device.type == "cuda":
         parser.error("--rosinality-path: what stands in for its compiled operators is for a CPU alone")
+    options.origin = {
+        ADA: "a checkout of stylegan2-ada-pytorch" if options.peer_path else "",
+        ROSINALITY: "a checkout of stylegan2-pytorch" if options.rosinality_path else "",
+    }
     options.gemm_side = 256 if options.quick else GEMM_SIDE if options.device == CPU else 4 * GEMM_SIDE
     options.rounds = 1 if options.quick else options.rounds
     return options
+
+
+def add_peers(options: argparse.Namespace, folder: Path) -> None:
+    """Install the peers that were not given into a folder, and note where they come from."""
+    if options.peer_path and (options.rosinality_path or options.device.type == "cuda"):
+        return
+    nvlabs, rosinality = step_peers.install(folder)
+    if not options.peer_path:
+        options.peer_path, options.origin[ADA] = nvlabs, f"its stylegan3 repository, in {step_peers.PACKAGE}"
+    if not options.rosinality_path and options.device.type == "cpu":
+        options.rosinality_path = rosinality
+        options.origin[ROSINALITY] = f"its stylegan2-pytorch, in {step_peers.PACKAGE}"
 
 
 def settings_of(options: argparse.Namespace) -> tuple[Setting, ...]:
@@ -288,6 +306,14 @@ def main() -> None:
         name, who = options.memory
         known = (*SETTINGS, *ON_GPU, QUICK)
         return tell_memory(next(setting for setting in known if setting.name == name), who, options)
+    with tempfile.TemporaryDirectory() as folder:
+        if not (options.alone or options.quick):
+            add_peers(options, Path(folder))
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Measure all settings and precisions, print, and write unless it is a quick trial."""
     precisions = ["fp32", "bf16"] if computes_bf16(options.device) else ["fp32"]
     rows = [
         row

@@ -1,13 +1,17 @@
-"""Training steps of public StyleGAN2 repositories, from checkouts, on their reference operations.
+"""Training steps of public StyleGAN2 repositories on their reference operations.
 
-Neither is in a package registry. Both run on a CPU as they are, but that rosinality's compiles CUDA when
-imported. What is called here is their networks and losses; the loop around is as short as theirs.
+Neither has a package of its own, but `draggan` carries the files of both: of NVlabs those of its later
+repository, stylegan3, whose StyleGAN2 is that of stylegan2-ada-pytorch. Checkouts can be given instead. Both
+run on a CPU as they are, but that rosinality's compiles CUDA when imported. What is called here is their
+networks and losses; the loop around is as short as theirs.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib
+import inspect
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from measuring import CPU
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+PACKAGE = "draggan==1.1.6"
 IMAGES = 256
 R1_GAMMA = 1.0
 LR = 0.002
@@ -59,6 +64,16 @@ def pictures(setting: Setting) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (IMAGES, setting.resolution, setting.resolution, 3), dtype=np.uint8)
 
 
+def install(folder: Path) -> tuple[Path, Path]:
+    """Put the package into a folder and return where in it NVlabs's files are, and rosinality's.
+
+    What it depends on would replace torch, and is not needed here.
+    """
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
+    subprocess.run([*command, PACKAGE], check=True)
+    return folder / "draggan" / "stylegan2", folder / "draggan" / "deprecated"
+
+
 class Reals:
     """Gives out batches of one set of images, as floats."""
 
@@ -91,7 +106,10 @@ def gradients(network: nn.Module, loss: Callable[[], Tensor]) -> Gradients:
 
 
 class Ada:
-    """NVlabs/stylegan2-ada-pytorch: its networks and its loss, phase by phase as its training loop goes."""
+    """StyleGAN2 of NVlabs: its networks and its loss, phase by phase as its training loop goes.
+
+    `path` is a checkout of stylegan2-ada-pytorch, or has `training`, `torch_utils`, `dnnlib` of stylegan3.
+    """
 
     def __init__(self, setting: Setting, path: Path, device: torch.device = CPU) -> None:
         sys.path.insert(0, str(path))
@@ -112,11 +130,13 @@ class Ada:
             .to(device)
         )
         self.average = copy.deepcopy(self.generator).eval()
+        whole = "G" in inspect.signature(losses.StyleGAN2Loss).parameters
+        g = self.generator
         self.loss = losses.StyleGAN2Loss(
-            device=device, G_mapping=self.generator.mapping,
-            G_synthesis=self.generator.synthesis, D=self.discriminator,
-            style_mixing_prob=0.0, r1_gamma=R1_GAMMA, pl_weight=0.0,
+            device=device, **({"G": g} if whole else {"G_mapping": g.mapping, "G_synthesis": g.synthesis}),
+            D=self.discriminator, style_mixing_prob=0.0, r1_gamma=R1_GAMMA, pl_weight=0.0,
         )  # fmt: skip
+        self.told = {"cur_nimg": 0} if whole else {"sync": True}
         self.setting, self.device, self.steps = setting, device, 0
         self.reals = Reals(setting, device)
         self.adam_g = torch.optim.Adam(self.generator.parameters(), lr=LR, betas=(0.0, 0.99), eps=1e-8)
@@ -141,7 +161,7 @@ class Ada:
         adam.zero_grad(set_to_none=True)
         network.requires_grad_(True)
         self.loss.accumulate_gradients(
-            phase=name, real_img=reals, real_c=none, gen_z=z, gen_c=none, sync=True, gain=gain
+            phase=name, real_img=reals, real_c=none, gen_z=z, gen_c=none, gain=gain, **self.told
         )
         network.requires_grad_(False)
         for parameter in network.parameters():
@@ -188,7 +208,7 @@ class Ada:
         network = self.discriminator.requires_grad_(True)
         network.zero_grad(set_to_none=True)
         self.loss.accumulate_gradients(
-            phase="Dreg", real_img=reals, real_c=none, gen_z=z, gen_c=none, sync=True, gain=1
+            phase="Dreg", real_img=reals, real_c=none, gen_z=z, gen_c=none, gain=1, **self.told
         )
         found = {
             name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
@@ -213,14 +233,17 @@ class Ada:
 
 
 class Rosinality:
-    """rosinality/stylegan2-pytorch: its networks, in the order of its training script, no penalties."""
+    """rosinality/stylegan2-pytorch: its networks, in the order of its training script, no penalties.
+
+    `path` is a checkout, or holds it as the package `stylegan2`.
+    """
 
     def __init__(self, setting: Setting, path: Path) -> None:
         import torch.utils.cpp_extension as extensions
 
         extensions.load = lambda *_, **__: None  # its CUDA kernels; on a CPU it has others
         sys.path.insert(0, str(path))
-        model: Any = importlib.import_module("model")
+        model: Any = importlib.import_module("model" if (path / "model.py").is_file() else "stylegan2.model")
         self.setting, self.reals, self.device = setting, Reals(setting), CPU
         self.generator = model.Generator(setting.resolution, setting.latent, setting.mapping_layers)
         self.discriminator = model.Discriminator(setting.resolution)

@@ -48,7 +48,7 @@ def peer_table(rows: Sequence[Row]) -> list[str]:
     """Return the step beside the peers that were given."""
     beside = [row for row in rows if "times_fresh" in row]
     if not beside:
-        return ["", "No peer was given to this run."]
+        return ["", "This run had no peers."]
     memory = {(row["setting"], row["precision"]): row["extra_mib"] for row in rows if row["who"] == "default"}
     lines = [
         "",
@@ -68,13 +68,19 @@ def peer_table(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def origins(options: argparse.Namespace) -> list[str]:
+    """Return where the peers come from."""
+    told = [f"{name}: {origin}" for name, origin in options.origin.items() if origin]
+    return ["", f"{'; '.join(told)}."] if told else []
+
+
 def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
     """Return all tables."""
     head = (
         f"torch {torch.__version__}, {place(options)}, 32 px where no other side is named, R1 every 16 steps "
         f"where there is any, medians of {options.rounds} turns. Peers compute in float32."
     )
-    return "\n".join([head, "", *own_table(rows), *peer_table(rows), ""])
+    return "\n".join([head, "", *own_table(rows), *peer_table(rows), *origins(options), ""])
 
 
 def place(options: argparse.Namespace) -> str:

@@ -129,11 +129,11 @@ def test_peers_that_were_not_given_are_not_in_the_table() -> None:
         "data_share": 0.004, "extra_mib": 100.0, "s_per_kimg": 3.125,
     }  # fmt: skip
     back = {**row, "who": "foreach Adam", "times_default": 1.25}
-    options = argparse.Namespace(threads=2, rounds=5, device=measuring.CPU)
+    options = argparse.Namespace(threads=2, rounds=5, device=measuring.CPU, origin={})
     text = step.page([row, back], options)
     assert "| s | fp32 | 100.0 ms | 40 | 3.12 | 50% | 0.40% | 100 MiB |" in text
     assert "| foreach Adam | 1.25 |" in text
-    assert "No peer was given" in text
+    assert "This run had no peers" in text
     assert "first step" not in text
     compiled = {**row, "who": step.COMPILED, "first_step_s": 70.4}
     assert "took up to 70 s" in step.page([row, compiled], options)

@@ -140,7 +140,7 @@ def test_a_peer_takes_turns_with_the_default_and_with_new_fakes_alone(
     by_name = {row["who"]: row for row in rows}
     assert by_name[step.ADA]["difference"] <= 1e-6 and by_name[step.ADA]["extra_mib"] is None
     assert len(by_name) == len(rows) == 3 + len(together[1]) - 1
-    assert "| tiny | stylegan2-ada-pytorch | fp32 |" in step.page(rows, options)
+    assert "| tiny | NVlabs | fp32 |" in step.page(rows, options)
 
 
 def test_memory_is_that_of_a_process_of_its_own() -> None:
@@ -175,3 +175,40 @@ def test_rosinality_is_refused_on_a_gpu(
         step.parse(["--device", "cuda", "--rosinality-path", str(tmp_path)])
     assert "for a CPU alone" in capsys.readouterr().err
     assert step.parse(["--device", "cuda"]).gemm_side > step.parse([]).gemm_side
+
+
+def test_the_draw_whose_gradients_differ_least_counts(
+    monkeypatch: pytest.MonkeyPatch, checkout: Path
+) -> None:
+    found = iter([(1e-7, 3e-3), (4e-7, 2e-6), (1e-7, 1e-2), (2e-7, 5e-5)])
+    monkeypatch.setattr(equal, "differences_of", lambda *_: next(found))
+    assert equal.differences(TINY, peers.Ada(TINY, checkout)) == (4e-7, 2e-6)
+
+
+def test_a_later_loss_is_given_the_whole_generator(checkout: Path) -> None:
+    """As in stylegan3, whose loss takes G, and the images seen in place of a flag of workers."""
+    file = checkout / "training" / "loss.py"
+    text = file.read_text().replace("G_mapping, G_synthesis", "G").replace("sync, gain", "gain, cur_nimg")
+    text = text.replace(
+        "self.mapping, self.synthesis, self.d, self.r1_gamma = G,", "self.g, self.d, self.r1_gamma = G,"
+    )
+    file.write_text(text.replace("self.synthesis(self.mapping(gen_z))", "self.g(gen_z, gen_c)"))
+    peer = peers.Ada(TINY, checkout)
+    equal.check_equal(TINY, peer)
+    before = [parameter.clone() for parameter in peer.generator.parameters()]
+    peer.step()
+    assert not all(map(torch.equal, before, peer.generator.parameters()))
+
+
+def test_peers_that_are_not_given_are_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(peers.subprocess, "run", lambda words, check: asked.append(words))
+    options = step.parse([])
+    step.add_peers(options, tmp_path)
+    assert asked[0][-2:] == [str(tmp_path), peers.PACKAGE] and "--no-deps" in asked[0]
+    assert step.peers_of(step.SETTINGS[0], options) == (step.ADA,)
+    assert step.peers_of(step.SETTINGS[2], options) == (step.ROSINALITY,)
+    assert all(peers.PACKAGE in origin for origin in options.origin.values())
+    given = step.parse(["--peer-path", "a", "--rosinality-path", "b"])
+    step.add_peers(given, tmp_path)
+    assert len(asked) == 1 and given.peer_path == Path("a") and "checkout" in given.origin[step.ADA]
