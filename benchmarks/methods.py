@@ -9,6 +9,8 @@ has a line is not repeated, so it can be done in parts; the table names its draw
 Methods that the zoo's StyleGAN2 sources are not for have a table of their own, `--family biggan`: there every
 run starts from the source with classes, at the learning rates that it was trained with.
 
+Runs of another budget have files of their own, `results/methods-24kimg.md` for one.
+
     python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods ROW ...]
     python benchmarks/methods.py --family biggan
 """
@@ -18,10 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import math
 import shutil
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ from auto_rules import refresh
 from clock import clocked, spent
 from filelock import FileLock
 from ledger import Draw, Ledger, Runs
+from methods_tables import ratios, summarise, table
 from transfer import (
     RESULTS,
     ROOT,
     digests,
     finished,
-    mean_interval,
     prepare,
     settings_of,
     states_of,
@@ -59,10 +58,10 @@ from graftgan.stages.evaluate import Shot, shoot
 from graftgan.stages.finetune import Arm
 from graftgan.stages.prior import INVERSION, inversion_file, prepare_prior
 from graftgan.stages.start import starting_point
-from graftgan.study.page import number
 
 TARGETS = ("micah", "adventurer", "notionists")
 EXTRACTOR = "efflite0-128"
+KIMG = 3.0
 INVERTED_IMAGES = 20_000
 VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
@@ -112,7 +111,7 @@ class Family:
         source: What `rank.choose` is, unless it is asked for otherwise.
         recipe: Keys that all rows have.
         variants: The rows.
-        results: Name of the files with the results, and of the folder of runs.
+        results: Name of the folder of runs, and of the files with the results.
     """
 
     catalogue: str
@@ -120,6 +119,10 @@ class Family:
     recipe: tuple[str, ...]
     variants: dict[str, tuple[str, ...]]
     results: str
+
+    def files(self, kimg: float) -> str:
+        """Return the name of the files with the results of a budget."""
+        return self.results if kimg == KIMG else f"{self.results}-{kimg:g}kimg"
 
     def keys(self, name: str, kimg: float) -> list[str]:
         """Return the assignments of a row."""
@@ -231,109 +234,6 @@ def arms_of(
     ]  # fmt: skip
 
 
-def table(results: dict[str, Any]) -> str:
-    """Return a Markdown table for each number of images, best method first."""
-    lines = [
-        f"After {results['kimg']:g} kimg from source {results['source']}. Test KID is of "
-        f"`{results['protocol']}`, lower is better; its interval is at 95 %, of the images where there is "
-        "one draw, else Student's over draws. KID / full is of pairs on the same draw, and tells methods "
-        "apart where targets differ. Copy score: 0.5 is honest, 1 copies everything, near 0 is far "
-        "from all images. Seconds are of one CPU core, with the inversion where a prior needs one, over the "
-        "runs of which they are known."
-    ]
-    for images, rows in results["images"].items():
-        title = f"### {images} images: {', '.join(rows[0]['draws'])}"
-        head = (
-            "| method | test KID | interval | KID / full | interval | recall | copy | seconds | stored KB |"
-        )
-        lines += ["", title, "", head, "| --- |" + " --- |" * 8]
-        for row in rows:
-            lines.append(
-                f"| {row['method']} | {row['kid']:.3f} | {row['low']:.3f} to {row['high']:.3f} "
-                f"| {row['ratio']:.2f} | {row['ratio_low']:.2f} to {row['ratio_high']:.2f} "
-                f"| {row['recall']:.3f} | {number(row['copy'], 2)} | {number(row['cpu_s'], 0)} "
-                f"| {row['stored_bytes'] / 1000:.0f} |"
-            )
-    return "\n".join(lines) + "\n"
-
-
-def ratios(results: dict[str, Any]) -> str:
-    """Return the table of the documents: KID over that of `full` by number of images, best row first."""
-    cells: dict[str, dict[int, str]] = {}
-    logs: dict[str, list[float]] = {}
-    stored: dict[str, list[float]] = {}
-    for images, rows in results["images"].items():
-        for row in rows:
-            if row["method"] != "full":
-                ends = f"({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-                mean = f"**{row['ratio']:.2f}**" if row["ratio_high"] < 1 else f"{row['ratio']:.2f}"
-                cells.setdefault(row["method"], {})[images] = f"{mean} {ends}"
-                logs.setdefault(row["method"], []).append(math.log(row["ratio"]))
-                stored.setdefault(row["method"], []).append(row["stored_bytes"] / 1000)
-    sizes = list(results["images"])
-    lines = [
-        f"| row | {' | '.join(f'{images:,} images' for images in sizes)} | stored KB |",
-        "| --- |" + " --- |" * (len(sizes) + 1),
-    ]
-    for name in sorted(cells, key=lambda name: statistics.fmean(logs[name])):
-        low, high = round(min(stored[name])), round(max(stored[name]))
-        kept = f"{low}" if low == high else f"{low} to {high}"
-        lines.append(f"| {name} | {' | '.join(cells[name].get(i, '–') for i in sizes)} | {kept} |")
-    drawn = {
-        images: ", ".join(next(row["draws"] for row in rows if row["method"] == "full"))
-        for images, rows in results["images"].items()
-    }
-    told = "; ".join(f"{images:,} images: {draws}" for images, draws in drawn.items())
-    return "\n".join([*lines, "", f"Draws (target and seed) of `full`: {told}."]) + "\n"
-
-
-def known_mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the values that are known, or None."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
-
-
-def ratio_interval(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> tuple[float, float, float]:
-    """Return the geometric mean of KID / KID of `full` on the same draws, with its 95 % interval.
-
-    Draws of unlike targets differ in KID by more than methods do, and only pairs can be compared over them.
-    """
-    logs = [math.log(run["kid"] / full["kid"]) for run, full in pairs]
-    errors = [math.hypot(run["stderr"] / run["kid"], full["stderr"] / full["kid"]) for run, full in pairs]
-    ends = mean_interval([{"kid": log, "stderr": error} for log, error in zip(logs, errors, strict=True)])
-    mean, low, high = (math.exp(end) for end in ends)
-    return mean, low, high
-
-
-def summarise(runs: dict[str, dict[Draw, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one row a method, over the draws that it and `full` were run on."""
-    rows = []
-    for name, found in runs.items():
-        kid_mean, low, high = mean_interval(list(found.values()))
-        means = {
-            key: known_mean([run[key] for run in found.values()])
-            for key in ("recall", "copy", "cpu_s", "stored_bytes")
-        }
-        ratio, ratio_low, ratio_high = ratio_interval(
-            [(run, runs["full"][draw]) for draw, run in found.items()]
-        )
-        draws = [f"{draw.target} {draw.seed}" for draw in found]
-        rows.append(
-            {
-                "method": name,
-                "draws": draws,
-                "kid": kid_mean,
-                "low": low,
-                "high": high,
-                "ratio": ratio,
-                "ratio_low": ratio_low,
-                "ratio_high": ratio_high,
-                **means,
-            }
-        )
-    return sorted(rows, key=lambda row: row["ratio"])
-
-
 def by_images(runs: Runs, family: Family) -> dict[int, dict[str, dict[Draw, dict[str, Any]]]]:
     """Return number of images -> row -> draw -> run, of the draws that `full` was run on."""
     found: dict[int, dict[str, dict[Draw, dict[str, Any]]]] = {}
@@ -350,7 +250,7 @@ def measure(family: Family, options: argparse.Namespace, stop: StopSignal) -> di
     choose = options.source or family.source
     work = options.work or ROOT / "out" / "benchmarks" / family.results
     sources = digests(ROOT / "zoo" / family.catalogue)
-    ledger = Ledger(options.results / f"{family.results}-runs.csv", sources, options.kimg, choose)
+    ledger = Ledger(options.results / f"{family.files(options.kimg)}-runs.csv", sources, options.kimg, choose)
     runs = {key: run for key, run in ledger.read().items() if key[0] not in options.again}
     for seed, target, images in itertools.product(range(options.seeds), options.targets, options.images):
         draw = Draw(target, images, seed)
@@ -375,9 +275,10 @@ def tabulate(runs: Runs, ledger: Ledger, family: Family) -> dict[str, Any]:
         "protocol": require_same_protocol(*(run["protocol"] for run in runs.values())),
         "images": {count: summarise(found) for count, found in by_images(runs, family).items()},
     }  # fmt: skip
-    write_json(ledger.path.with_name(f"{family.results}.json"), results)
-    write_text(ledger.path.with_name(f"{family.results}.md"), table(results))
-    write_text(ledger.path.with_name(f"{family.results}-ratios.md"), ratios(results))
+    name = family.files(ledger.kimg)
+    write_json(ledger.path.with_name(f"{name}.json"), results)
+    write_text(ledger.path.with_name(f"{name}.md"), table(results))
+    write_text(ledger.path.with_name(f"{name}-ratios.md"), ratios(results))
     return results
 
 
@@ -388,7 +289,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--family", nargs="+", choices=list(FAMILIES), default=["stylegan2"])
-    parser.add_argument("--kimg", type=float, default=3.0)
+    parser.add_argument("--kimg", type=float, default=KIMG)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, nargs="+", default=[25, 100, 1000])
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
@@ -407,8 +308,8 @@ def main() -> None:
     stop.install()
     for name in options.family:
         print(table(measure(FAMILIES[name], options, stop)))
-    # The rules of `method: auto` are of the zoo's StyleGAN2 sources.
-    if "stylegan2" in options.family:
+    # The rules of `method: auto` are of the zoo's StyleGAN2 sources at this budget.
+    if "stylegan2" in options.family and options.kimg == KIMG:
         print("\n".join(refresh()))
 
 

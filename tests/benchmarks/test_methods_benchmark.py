@@ -121,6 +121,15 @@ def test_of_one_draw_the_interval_is_that_of_the_images() -> None:
     assert np.log(high / low) == pytest.approx(2 * 1.96 * 0.01 * 2**0.5)
 
 
+def test_runs_of_another_budget_have_files_of_their_own(tmp_path: Path) -> None:
+    family, kimg = methods.FAMILIES["stylegan2"], 24.0
+    found = {("full", draw): run | {"protocol": "p"} for draw, run in runs()["full"].items()}
+    assert family.files(methods.KIMG) == "methods"
+    ledger = methods.Ledger(tmp_path / f"{family.files(kimg)}-runs.csv", {}, kimg, "near")
+    methods.tabulate(found, ledger, family)
+    assert {file.stem for file in tmp_path.iterdir()} == {"methods-24kimg", "methods-24kimg-ratios"}
+
+
 def test_the_table_has_a_line_a_method() -> None:
     results = {"kimg": 3.0, "source": "near", "protocol": "p", "images": {25: methods.summarise(runs())}}
     head, _, first, second = methods.table(results).splitlines()[-4:]
