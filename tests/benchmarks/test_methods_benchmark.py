@@ -24,6 +24,7 @@ from graftgan.transfer.combinations import check_settings
 from scripts import loaded
 
 methods: Any = loaded("methods")
+tables: Any = loaded("methods_tables")
 ROOT = Path(__file__).parents[2]
 # Two targets of unlike difficulty; the other method is a tenth better on each draw, give or take.
 FULL = {("easy", 0): 0.2, ("easy", 1): 0.21, ("hard", 0): 2.0, ("hard", 1): 2.2}
@@ -105,7 +106,7 @@ def test_priors_share_their_inversion_and_its_seconds() -> None:
 
 
 def test_pairs_tell_apart_what_unlike_targets_hide() -> None:
-    best, full = methods.summarise(runs())
+    best, full = tables.summarise(runs())
     assert (best["method"], full["method"]) == ("other", "full")
     assert full["ratio"] == full["ratio_low"] == full["ratio_high"] == 1.0
     assert best["ratio_low"] < best["ratio"] < best["ratio_high"] < 1.0
@@ -116,7 +117,7 @@ def test_pairs_tell_apart_what_unlike_targets_hide() -> None:
 
 def test_of_one_draw_the_interval_is_that_of_the_images() -> None:
     run, full = record(0.9), record(1.0)
-    ratio, low, high = methods.ratio_interval([(run, full)])
+    ratio, low, high = tables.ratio_interval([(run, full)])
     assert ratio == pytest.approx(0.9)
     assert np.log(high / low) == pytest.approx(2 * 1.96 * 0.01 * 2**0.5)
 
@@ -131,8 +132,8 @@ def test_runs_of_another_budget_have_files_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_table_has_a_line_a_method() -> None:
-    results = {"kimg": 3.0, "source": "near", "protocol": "p", "images": {25: methods.summarise(runs())}}
-    head, _, first, second = methods.table(results).splitlines()[-4:]
+    results = {"kimg": 3.0, "source": "near", "protocol": "p", "images": {25: tables.summarise(runs())}}
+    head, _, first, second = tables.table(results).splitlines()[-4:]
     assert first.startswith("| other |") and second.startswith("| full |")
     assert {line.count("|") for line in (head, first, second)} == {10}
     assert "| 0.90 | 0.88 to 0.92 |" in first
@@ -140,8 +141,8 @@ def test_the_table_has_a_line_a_method() -> None:
 
 
 def test_the_table_of_the_documents_marks_what_is_clearly_better() -> None:
-    few, many = (methods.summarise(found) for found in (runs(), {"full": runs()["full"]}))
-    lines = methods.ratios({"images": {25: few, 1000: many}}).splitlines()
+    few, many = (tables.summarise(found) for found in (runs(), {"full": runs()["full"]}))
+    lines = tables.ratios({"images": {25: few, 1000: many}}).splitlines()
     assert lines[0] == "| row | 25 images | 1,000 images | stored KB |"
     mean = re.fullmatch(r"\| other \| \*\*0\.90\*\* \((.+) to (.+)\) \| – \| 0 \|", lines[2])
     assert mean is not None and float(mean[1]) < 0.9 < float(mean[2]) < 1
@@ -156,10 +157,10 @@ def test_seconds_that_are_not_known_are_a_dash_and_left_out_of_means() -> None:
     for run in found["other"].values():
         run["cpu_s"] = None
     next(iter(found["full"].values()))["cpu_s"] = None
-    other, full = methods.summarise(found)
+    other, full = tables.summarise(found)
     assert other["cpu_s"] is None and full["cpu_s"] == 2.0
     results = {"kimg": 3.0, "source": "near", "protocol": "p", "images": {25: [other, full]}}
-    assert [line.split(" | ")[7] for line in methods.table(results).splitlines()[-2:]] == ["–", "2"]
+    assert [line.split(" | ")[7] for line in tables.table(results).splitlines()[-2:]] == ["–", "2"]
 
 
 TINY = {
@@ -223,5 +224,5 @@ def test_a_row_with_classes_from_the_shipped_source(tmp_path: Path, monkeypatch:
     assert full["protocol"] == tuned["protocol"] and full["cpu_s"] > 0 and tuned["cpu_s"] > 0
     assert tuned["stored_bytes"] < full["stored_bytes"] / 10, "one row of the table"
     by_draw = {name: {given[0]: run} for name, run in (("full", full), ("class_embedding", tuned))}
-    rows = methods.summarise(by_draw)
+    rows = tables.summarise(by_draw)
     assert {row["method"] for row in rows} == {"full", "class_embedding"}
