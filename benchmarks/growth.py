@@ -2,11 +2,11 @@
 
     python benchmarks/growth.py [--quick] [--threads 1]
 
-Each curve has the time and the work of a few sizes: arithmetic that is counted (training), or what the
-definition asks for (metrics), or the number of things. Exponents are of the last three sizes in log-log. A
-time that grew faster than its work would stand out by `EXCESS`. Times are of the processor, in one process,
-so that other programs hardly show in them. Writes `results/growth.json` and `.md`, and plots to
-`docs/growth.svg`.
+Each curve has the time and the work of a few sizes. The work of training is its arithmetic and its traffic to
+and from memory, both counted, in seconds at the machine's limits; of metrics it is what the definition asks
+for, and else the number of things. Exponents are of the last three sizes in log-log. A time that grew faster
+than its work would stand out by `EXCESS`. Times are of the processor, in one process, so that other programs
+hardly show in them. Writes `results/growth.json` and `.md`, and plots to `docs/growth.svg`.
 
 The last part takes `rank` apart: what one more source costs, one more target, and one more pair of both.
 From these costs it plans 50 sources by 10 targets, and compares such a plan with the time of a small grid.
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ import growth_plot
 import numpy as np
 import torch
 import yaml
-from measuring import Flops
+from measuring import Flops, copy_bandwidth, gemm_peak
 from PIL import Image
 from step_peers import Setting
 from step_variants import Ours
@@ -51,6 +52,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PLOT = ROOT / "docs" / "growth.svg"
 EXCESS = 0.25
+GEMM_SIDE = 2048
 FITTED = 3
 WANTED_SOURCES, WANTED_TARGETS = 50, 10
 log = logging.getLogger("growth")
@@ -125,13 +127,20 @@ def measured(
 
 
 def step_of(side_px: int, batch: int) -> tuple[Callable[[], object], float]:
-    """Return a training step in float32 without R1, and its arithmetic."""
+    """Return a training step in float32 without R1, and the seconds that the machine's limits ask for it."""
     ours = Ours(
         Setting("growth", 1024, 32, batch=batch, r1_interval=0, latent=64, resolution=side_px), "fp32"
     )
     with Flops() as counter:
         ours.step()
-    return ours.step, counter.total
+    arithmetic, traffic = limits()
+    return ours.step, counter.total / arithmetic + counter.moved_bytes / traffic
+
+
+@cache
+def limits() -> tuple[float, float]:
+    """Return the arithmetic in float32, and the bytes to and from memory, that a second allows at most."""
+    return gemm_peak("fp32", GEMM_SIDE), copy_bandwidth()
 
 
 def training_curves(quick: bool) -> list[Curve]:

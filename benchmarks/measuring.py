@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from graftgan.metrics.products import fast_products
@@ -26,11 +28,12 @@ class Flops(TorchDispatchMode):
 
     Attributes:
         total: Additions and multiplications so far.
+        moved_bytes: What all operations but views have read and written so far.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0.0
+        self.total = self.moved_bytes = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation and count it."""
@@ -39,6 +42,9 @@ class Flops(TorchDispatchMode):
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
             self.total += float(count(*args, **given, out_val=out))
+        if not all(told.alias_info and not told.alias_info.is_write for told in func._schema.returns):
+            tensors = [value for value in tree_leaves((args, given, out)) if isinstance(value, Tensor)]
+            self.moved_bytes += sum(float(value.nbytes) for value in tensors)
         return out
 
 

@@ -101,6 +101,17 @@ def test_arithmetic_is_counted_through_second_derivatives() -> None:
     assert counter.total == 2 * 4 * 6 * 7
 
 
+def test_traffic_is_what_operations_read_and_write_without_views() -> None:
+    x, y = torch.ones(8), torch.ones(8)
+    with measuring.Flops() as counter:
+        x[:4].view(2, 2)
+    assert counter.moved_bytes == 0
+    with measuring.Flops() as counter:
+        x + y
+        x.add_(y)
+    assert counter.moved_bytes == 2 * 3 * 8 * 4
+
+
 def test_lazy_r1_has_its_share_of_a_steps_arithmetic() -> None:
     with_r1 = step.step_flops(TINY)
     without = step.step_flops(peers.Setting(**{**vars(TINY), "r1_interval": 0}))
