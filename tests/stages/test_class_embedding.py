@@ -21,6 +21,7 @@ from graftgan.gans.class_table import class_table
 from graftgan.gans.spec import GanSpec
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import kid
+from graftgan.stages.judging import KidJudge
 from stages.test_finetune import Workshop, write_set
 
 CLASSES = 4
@@ -100,6 +101,24 @@ def test_repair_of_one_class_from_images_without_labels(home: Path) -> None:
     assert vector[0] == pytest.approx(model["generator_ema.shared.weight"][0].numpy())
     assert (chosen / "classes.png").is_file()
     assert any("class 2 of source groups alone" in text for text in result.warnings)
+
+
+@pytest.mark.parametrize("use", ["repair", "repurpose"])
+def test_where_no_look_is_better_the_row_stays_as_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    monkeypatch.setattr(KidJudge, "improves", lambda self, new, best: False)
+    workshop = shop(home)
+    result, _ = workshop.run(**settings(workshop, use=use, classes="[2]" if use == "repair" else "[]"))
+    table = class_table(load_gan(home / "groups").generator_ema)
+    (row,) = class_table(load_gan(workshop.models / "chosen").generator_ema)
+    assert torch.equal(row, table[2] if use == "repair" else table.mean(dim=0))
+    report = workshop.report()
+    (facts,) = report["class_embedding"]["classes"]
+    assert report["images_seen"] == 0 and facts["moved"] == pytest.approx(0.0, abs=1e-6)
+    assert any("what the run began with, which is kept" in text for text in result.warnings)
+    curves = (workshop.models / "chosen" / "curves.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curves[1:3]] == ["0", "16"]
 
 
 def test_the_report_is_about_images_that_were_held_out(home: Path) -> None:
