@@ -18,6 +18,8 @@ from graftgan.stages.target_class import class_mixture, told
 from graftgan.transfer import method
 
 FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
+FIXING_D = ("freeze_d", "filter_transfer", "adafm")
+"""Methods that keep a part of the source's D."""
 
 
 @dataclass(frozen=True)
@@ -116,4 +118,9 @@ def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
             f"source {source.name} has no discriminator: {FRESH_D_RESULT}",
             "choose another source, or set finetune.fresh_discriminator=true",
         )
-    return [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]
+    found = [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]
+    if (name := params.finetune.method) in FIXING_D:
+        found.append(
+            f"finetune.method={name} fixes nothing of D, which finetune.fresh_discriminator=true makes new"
+        )
+    return found
