@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -71,6 +72,29 @@ def test_more_labels_than_classes_start_from_the_mean(tmp_path: Path) -> None:
 def test_labels_that_a_source_has_classes_for_are_used_as_they_are(tmp_path: Path) -> None:
     found = start(tmp_path, {"labels": 2}, classes=3)
     assert found.gan.spec.classes == 3 and found.changes == ()
+
+
+def test_fewer_labels_than_classes_are_classes_of_their_own_where_rows_are_chosen(tmp_path: Path) -> None:
+    source = build(tiny_spec(classes=3), 1).generator.get_parameter("mapping.embed.weight").detach()
+    chosen = {"finetune__target_class__rows": "nearest", "finetune__target_class__samples": 2}
+    plain = start(tmp_path, {"labels": 2}, classes=3)
+    assert plain.gan.spec.classes == 3
+    found = begin(Workshop(tmp_path), **chosen)
+    assert found.gan.spec.classes == 2 and "start from the source's, most from" in found.changes[0]
+    shares = torch.linalg.lstsq(
+        source, found.gan.generator.get_parameter("mapping.embed.weight").detach()
+    ).solution
+    torch.testing.assert_close(shares.sum(0), torch.ones(2), rtol=0, atol=1e-4)
+    assert float((shares - 1 / 3).abs().max()) > 0.01, "not the mean of all"
+
+
+def test_choosing_rows_for_the_sources_own_classes_has_no_effect_and_it_is_told(tmp_path: Path) -> None:
+    start(tmp_path, {"labels": 3}, classes=3)
+    found = begin(Workshop(tmp_path), finetune__target_class__rows="soft")
+    assert found.gan.spec.classes == 3
+    assert found.changes == (
+        "finetune.target_class.rows=soft has no effect: the images have the source's classes",
+    )
 
 
 def test_labels_are_left_out_with_a_source_without_classes(tmp_path: Path) -> None:

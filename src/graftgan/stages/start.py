@@ -94,8 +94,15 @@ def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[
         unused = f"source {source.name} has no classes: the labels of the images are not used"
         given = params.finetune.method == "gan_memory" and params.finetune.gan_memory.classes is not None
         return gan, [unused] if highest > 0 and not given else []
+    rows = params.finetune.target_class.rows
     if 0 <= lowest <= highest < gan.spec.classes:
-        return gan, []
+        if rows == "mean":
+            return gan, []
+        if highest + 1 == gan.spec.classes:
+            # As many labels as classes are those classes.
+            return gan, [
+                f"finetune.target_class.rows={rows} has no effect: the images have the source's classes"
+            ]
     if lowest < 0 <= highest:
         raise ConfigError(
             f"source {source.name} has classes, but some of the images have no label",
