@@ -29,7 +29,7 @@ NETWORKS: dict[str, GanSpec] = {
 }
 METHODS = (
     "full", "freeze_d", "freeze_g", "scale_shift", "filter_transfer", "adafm", "gan_memory", "lora", "cdc",
-    "minegan", "bsa",
+    "minegan", "bsa", "ewc", "l2_sp",
 )  # fmt: skip
 
 

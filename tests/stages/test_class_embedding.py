@@ -18,9 +18,11 @@ from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build, sample
 from graftgan.gans.class_table import class_table
+from graftgan.gans.laws import TruncatedNormal
 from graftgan.gans.spec import GanSpec
 from graftgan.metrics.features import make_extractor
 from graftgan.metrics.kid import kid
+from graftgan.stages.judging import KidJudge
 from stages.test_finetune import Workshop, write_set
 
 CLASSES = 4
@@ -102,6 +104,24 @@ def test_repair_of_one_class_from_images_without_labels(home: Path) -> None:
     assert any("class 2 of source groups alone" in text for text in result.warnings)
 
 
+@pytest.mark.parametrize("use", ["repair", "repurpose"])
+def test_where_no_look_is_better_the_row_stays_as_it_was(
+    home: Path, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    monkeypatch.setattr(KidJudge, "improves", lambda self, new, best: False)
+    workshop = shop(home)
+    result, _ = workshop.run(**settings(workshop, use=use, classes="[2]" if use == "repair" else "[]"))
+    table = class_table(load_gan(home / "groups").generator_ema)
+    (row,) = class_table(load_gan(workshop.models / "chosen").generator_ema)
+    assert torch.equal(row, table[2] if use == "repair" else table.mean(dim=0))
+    report = workshop.report()
+    (facts,) = report["class_embedding"]["classes"]
+    assert report["images_seen"] == 0 and facts["moved"] == pytest.approx(0.0, abs=1e-6)
+    assert any("what the run began with, which is kept" in text for text in result.warnings)
+    curves = (workshop.models / "chosen" / "curves.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in curves[1:3]] == ["0", "16"]
+
+
 def test_the_report_is_about_images_that_were_held_out(home: Path) -> None:
     workshop = shop(home)
     workshop.run(**settings(workshop, use="repair", classes="[2]"))
@@ -114,6 +134,24 @@ def test_the_report_is_about_images_that_were_held_out(home: Path) -> None:
     generator = load_gan(workshop.models / "chosen").generator_ema.eval()
     images = sample_vector(generator, class_table(generator)[0], fixed_latents(generator, 16, 0))
     assert facts["after"]["kid"] == pytest.approx(kid(network(images), real).value, rel=1e-6)
+
+
+def test_a_source_with_a_law_of_its_own_is_compared_under_the_models(home: Path) -> None:
+    workshop = shop(home)
+    source = load_gan(home / "groups")
+    source.prior = TruncatedNormal(source.spec.z_dim, 0.1)
+    save_gan(source, home / "groups")
+    (entry,) = yaml.safe_load((home / "catalogue.yaml").read_text())
+    entry["sha256"] = digest_file(home / "groups" / WEIGHTS)
+    (home / "catalogue.yaml").write_text(yaml.safe_dump([entry]))
+    workshop.run(**settings(workshop, use="repair", classes="[2]"))
+    assert load_gan(workshop.models / "chosen").prior is None
+    (facts,) = workshop.report()["class_embedding"]["classes"]
+    generator, network = source.generator_ema.eval(), make_extractor(judge_of(workshop))
+    generator.prior = None
+    images = sample_vector(generator, class_table(generator)[2], fixed_latents(generator, 16, 0))
+    real = network(ImageSet.open(workshop.out / "prepare" / "dataset").images("test"))
+    assert facts["before"]["kid"] == pytest.approx(kid(network(images), real).value, rel=1e-6)
 
 
 def test_debias_within_all_labelled_classes(home: Path) -> None:

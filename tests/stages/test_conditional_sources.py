@@ -26,7 +26,7 @@ from graftgan.gans.base import build, sample
 from graftgan.gans.spec import GanSpec
 from graftgan.params import load
 from graftgan.stages.specs import stage
-from stages.test_finetune import Workshop, quick
+from stages.test_finetune import LAST, Workshop, quick
 
 HEAD = {
     "finetune__method": "adafm", "finetune__low_level_from_px": 16, "finetune__style_mixing": 0,
@@ -108,3 +108,32 @@ def test_labelled_images_are_refused_by_both_settings(workshop: Workshop) -> Non
     found = r"finetune\.filter_transfer\.head=small .* rank\.choose has 10 .*data\.path"
     error = workshop.fails(ConfigError, found, **HEAD)
     assert "data.path" in error.remedy and "head=source" in error.remedy
+
+
+TRUST_REGION = {
+    "finetune__penalties": "[bsd]", "finetune__bsd_k": 3, "finetune__style_mixing": 0,
+    "finetune__inversion": "{epochs: 3, lr: 0.05, batch: 10, learn_class: true}",
+    "finetune__target_class": "{rows: nearest, samples: 2}", "finetune__r1_on_fakes": "true",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prior", ["gmm", "gmm_to_normal"])
+def test_a_mixture_and_its_penalty_in_the_setting_of_their_paper(workshop: Workshop, prior: str) -> None:
+    """Zhang et al. 2023: a residual GAN of many classes, one of which the images become."""
+    settled(workshop, 10)
+    workshop.run(**quick(**TRUST_REGION, finetune__prior=prior))
+    folder, report = workshop.models / "chosen", workshop.report()
+    model = load_gan(folder)
+    assert model.spec.family == "resnet_gan" and model.spec.classes == 1
+    assert any("10 classes: the run's 1 classes start from" in text for text in report["warnings"])
+    assert read_json(folder / "inversion.json")["learnt"] == ["embedding.weight"]
+    header = (folder / "curves.csv").read_text().splitlines()[0].split(",")
+    assert {"penalty_bsd", "penalty_bsd_d", "penalty_r1_fakes", "prior_lambda"} <= set(header)
+    assert report["prior"]["kind"] == prior and report["penalties"] == ["bsd"]
+    at = report["prior"]["lambda"]
+    assert (model.prior is None) == (at == 1.0) and (at == 0.0) == (prior == "gmm")
+    fitted = load_gan(folder, LAST).prior
+    assert (fitted is None) == (prior == "gmm_to_normal"), "at the end of the run it has arrived"
+    drawn = sample(model.generator_ema, 4, 0)
+    model.prior = None
+    assert np.array_equal(sample(model.generator_ema, 4, 0), drawn) == (at == 1.0)

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from PIL import Image
 from stages.models import tiny_spec
 from training.nets import copies, equal
+from transfer.families import SIZES
 
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.cli import cli
@@ -27,6 +28,7 @@ from graftgan.context import Context, StopSignal
 from graftgan.contract import digest_file, read_json
 from graftgan.errors import ConfigError, MissingInput
 from graftgan.gans.base import build
+from graftgan.gans.spec import GanSpec
 from graftgan.metrics.kid import kid
 from graftgan.metrics.precision_recall import precision, recall
 from graftgan.params import load
@@ -41,6 +43,7 @@ from graftgan.study.transfer_findings import (
     draws,
     frame,
     images_to,
+    left_out,
     not_judged,
     times,
 )
@@ -230,6 +233,32 @@ def test_every_arm_is_run_and_scratch_once(done: Study) -> None:
         assert record["protocol"].startswith("efflite0-128@128") and record["real_distance"] > 0
 
 
+def test_a_source_that_does_not_fit_the_images_is_left_out_and_named(
+    done: Study, shop: tuple[Path, Params, list[str]], tmp_path: Path
+) -> None:
+    root, _, assignments = shop
+    spec = GanSpec.from_dict({"family": "resnet_gan", "resolution": 32, "channels": 1, **SIZES["resnet_gan"]})
+    (root / "grey").mkdir()
+    save_gan(build(spec, 1), root / "grey")
+    entries = yaml.safe_load((root / "catalogue.yaml").read_text())
+    sha256 = digest_file(root / "grey" / WEIGHTS)
+    (tmp_path / "catalogue.yaml").write_text(
+        yaml.safe_dump([
+            *({**entry, "path": str(root / entry["path"])} for entry in entries),
+            {**entries[0], "name": "grey", "path": str(root / "grey"), "sha256": sha256},
+        ])
+    )  # fmt: skip
+    params = load(None, [*assignments, f"rank.catalogue={tmp_path / 'catalogue.yaml'}"])
+    asked = plan(shop, tmp_path / "out", params=params, sources=("near", "grey"), arms=("both",))
+    found = run(asked, StopSignal())
+    assert [record["source"] for record in found.records] == ["near"]
+    why = "grey was left out: it makes 32 px images of 1 channels"
+    assert left_out(found) == [{"target": "pictures", "why": why}] and left_out(done) == []
+    table, page = transfer_page.write(found, tmp_path)
+    assert f"On pictures, {why}." in page.read_text(encoding="utf-8")
+    assert transfer_page.make_page(from_parquet(table, asked)) == transfer_page.make_page(found)
+
+
 def test_starts_are_equal_where_the_generators_are(done: Study) -> None:
     start = {r["arm"]: r["curve"][0]["kid"] for r in done.records}
     assert start["both"] == start["g_only"] and start["d_only"] != start["both"]
@@ -276,7 +305,7 @@ def runs(shop: tuple[Path, Params, list[str]], done: Study, *more: str) -> list[
     """The runs of the study that was done, with other parameters."""
     (target,) = done.plan.targets
     other = replace(done.plan, params=load(None, [*shop[2], *more]))
-    return transfer.runs_of(other, target, transfer.settings_of(other, target))
+    return transfer.runs_of(other, target, transfer.settings_of(other, target), {"near", "far"})
 
 
 def test_what_decides_a_result_is_in_the_name_of_its_record(
@@ -416,6 +445,10 @@ def from_parquet(path: Path, plan: Plan) -> Study:
         ranking = rankings.setdefault(row["target"], {"n_target": row["n_target"], "rows": []})
         cells = {n: {"value": row[n], **{e: row[f"{n}_{e}"] for e in ("low", "high")}} for n in SELECTORS}
         ranking["rows"].append({**row, "name": row["source"], **cells})
+    for ranking in rankings.values():
+        ranking["warnings"] = []
+    for row in table.attrs["left_out"]:
+        rankings[row["target"]]["warnings"].append(row["why"])
     return Study(plan, rankings, records)
 
 

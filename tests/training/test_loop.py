@@ -240,6 +240,27 @@ def test_the_best_must_win_by_more_than_one_standard_error(
     }
 
 
+@pytest.mark.parametrize(("values", "best"), [([1.0, 2.0], 0), ([3.0, 2.9], 0), ([9.0, 7.0, 8.0], 2)])
+def test_what_a_run_begins_with_can_be_a_checkpoint_like_the_others(
+    room: Room, values: list[float], best: int
+) -> None:
+    trainer = short()
+    start = copies(trainer.gan.generator_ema)
+    history = room.loop(trainer, Scripted(values)).run(look_first=True)
+    assert history.frame_images == [2 * BATCH * i for i in range(6)]
+    assert (history.best_images, len(history.frames)) == (best * BATCH, 6)
+    assert history.rows[0] == {"images_seen": 0.0, "kid_validation": values[0],
+                               "kid_low": values[0] - 2, "kid_high": values[0] + 2}  # fmt: skip
+    prefix = "generator_ema."
+    kept = {n.removeprefix(prefix): t for n, t in history.best_tensors.items() if n.startswith(prefix)}
+    assert equal(kept, start) == (best == 0)
+    assert any("what the run began with" in text for text in history.warnings(1.0)) == (best == 0)
+    plain = short()
+    room_of_its_own = Room(room.root / "plain")
+    assert room_of_its_own.loop(plain, Scripted(values)).run().frame_images[0] == 2 * BATCH
+    assert equal(everything(plain), everything(trainer)), "the look changes no bit of the training"
+
+
 def test_frames_show_the_average_at_the_same_latents(room: Room) -> None:
     # With a half-life far beyond the run the average hardly moves, and neither do its pictures.
     history = room.loop(short(ema_half_life_kimg=1e6)).run()

@@ -11,11 +11,12 @@ import torch
 from training.nets import copies, pictures, recipe
 
 from graftgan.errors import ConfigError, DataError
-from graftgan.gans.base import Gan, sample
-from graftgan.gans.class_table import PLACES, class_table, take_classes
+from graftgan.gans.base import Gan, draw_latents, sample
+from graftgan.gans.class_table import PLACES, class_table, generate, take_classes
 from graftgan.transfer import method
 from graftgan.transfer.class_embedding import ClassTuner, table_name
-from graftgan.transfer.class_objectives import Probe
+from graftgan.transfer.class_goals import samples_of_others
+from graftgan.transfer.class_objectives import Probe, Realism
 from graftgan.transfer.direct import Task
 from transfer.families import on_meta, small
 from transfer.needs import check_need
@@ -236,9 +237,42 @@ def test_starts_begin_where_they_are_told(network: str) -> None:
     assert torch.equal(near.vectors[1], near.table.mean(dim=0))
     far = tuner(network, init=("random", "top"))
     assert any(torch.equal(far.vectors[0], row) for row in far.table)
-    z = far.batch_latents(0)
-    assert len({float(far.objectives[0](far.draw(z, row))) for row in far.table}) == 3
-    assert any(torch.equal(far.vectors[1], row) for row in far.table)
+
+
+def test_starts_at_the_top_are_the_best_classes_in_their_order(network: str) -> None:
+    run = tuner(network, init=("top",), starts=4)
+    z = draw_latents(run.source.spec, 10, torch.Generator().manual_seed(run.settings.seed))[0]
+    losses = [float(run.objectives[0](run.draw(z, row)).detach()) for row in run.table]
+    order = np.argsort(losses).tolist()
+    assert len(set(losses)) == 3 and order != sorted(order), "or any order would do"
+    # With more starts than classes it is their turn again.
+    expected = [run.table[i] for i in [*order, order[0]]]
+    assert all(torch.equal(a, b) for a, b in zip(run.vectors, expected, strict=True))
+
+
+def test_a_probe_is_taught_by_samples_of_the_other_classes_alone() -> None:
+    source = small("biggan")
+    table = class_table(source.generator_ema)
+    for row, others in ((1, [0, 2]), (None, [0, 1, 2])):
+        made = samples_of_others(source, row, 5, seed=3)
+        z = draw_latents(source.spec, 5, torch.Generator().manual_seed(3))[0]
+        vectors = table[[others[i % len(others)] for i in range(5)]]
+        with torch.no_grad():
+            torch.testing.assert_close(made, generate(source.generator_ema, z, vectors))
+
+
+def test_realism_goes_by_the_other_classes(network: str) -> None:
+    run = tuner(network, objective="realism", classes=(2,), alpha=0.5)
+    judge = run.source.discriminator
+    z = draw_latents(run.source.spec, 64, torch.Generator().manual_seed(0))[0]
+    logits = []
+    with torch.no_grad():
+        for other in (0, 1):
+            images = generate(run.source.generator_ema, z, run.table[other].expand(64, -1))
+            logits.append(float(judge(images, torch.full((64,), other)).mean()))
+    (objective,) = run.objectives
+    assert isinstance(objective, Realism) and objective.judge.target == 2
+    assert logits[0] != logits[1] and objective.floor == pytest.approx(np.mean(logits), rel=1e-4)
 
 
 def test_the_loss_falls(network: str) -> None:

@@ -70,6 +70,25 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"own_diversity": "softmax", "own_alpha": 0.5}, ("diversity=softmax", "objective=mmd")),
     ({"own_objective": "inversion", "own_alpha": 0.5}, ("class_embedding.alpha", "objective=inversion")),
     ({"own_init": ("target",)}, ("class_embedding.init", "use=repurpose")),
+    ({"own_diversity": "pixelwise"}, ("class_embedding.diversity", "alpha=null", "objective=mmd")),
+    (
+        {"own_diversity": "pixelwise", "own_alpha": 0.0, "own_objective": "probe"},
+        ("class_embedding.diversity", "alpha=0", "objective=probe"),
+    ),
+    (
+        {"own_features": "efflite0", "own_objective": "discriminator", "own_alpha": 0.0},
+        ("class_embedding.features", "objective=discriminator"),
+    ),
+    (
+        {"own_features": "efflite0", "own_objective": "discriminator", "own_diversity": "pixelwise"},
+        ("class_embedding.features", "diversity=pixelwise"),
+    ),
+    ({"own_classifier_classes": (1,)}, ("classifier_classes", "judge_classifier=null", "objective=mmd")),
+    (
+        {"own_objective": "inversion", "own_steps_per_latents": 5},
+        ("class_embedding.steps_per_latents", "objective=inversion"),
+    ),
+    ({"own_init": ("top", "random"), "own_noise": 0.2}, ("class_embedding.noise", "init=[top, random]")),
 ]
 
 
@@ -81,6 +100,24 @@ def test_what_cannot_go_together_is_named_by_both_keys(
         refuse(settings(**changes))
     assert all(word in caught.value.message for word in words)
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"own_diversity": "pixelwise", "own_alpha": 0.5},
+        {"own_diversity": "pixelwise", "own_objective": "probe"},
+        {"own_features": "efflite0"},
+        {"own_features": "efflite0", "own_objective": "discriminator"},
+        {"own_classifier_classes": (1,), "own_judge_classifier": "onnx:b.onnx"},
+        {"own_steps_per_latents": 5},
+        {"own_init": ("top", "mean"), "own_noise": 0.2},
+        {"own_noise": 0.2},
+    ],
+    ids=str,
+)
+def test_keys_that_something_reads_pass(changes: dict[str, Any]) -> None:
+    refuse(settings(**changes))
 
 
 def test_a_judge_goes_with_every_objective() -> None:

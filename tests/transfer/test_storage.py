@@ -14,7 +14,7 @@ from graftgan.errors import ConfigError
 from graftgan.gans.base import build
 from graftgan.gans.prior import Mixture
 from graftgan.gans.spec import GanSpec
-from graftgan.transfer import method
+from graftgan.transfer import METHODS, method
 from graftgan.transfer.storage import storage, table
 from transfer.families import count
 
@@ -53,6 +53,10 @@ def heads(*maps: int) -> int:
 def test_the_tables_of_the_documentation_are_what_the_script_counts(title: str) -> None:
     text = f"**{title}**\n\n{table(tables.NETWORKS[title], tables.rows())}\n"
     assert text in DOCS
+
+
+def test_every_method_has_a_row() -> None:
+    assert {settings.method for _, settings in tables.rows()} == set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ from graftgan.training.trainer import Trainer
 from graftgan.transfer import check_family, method
 from graftgan.transfer.auto import AUTO
 from graftgan.transfer.base import Method
+from graftgan.transfer.class_embedding import ClassTuner
 from graftgan.transfer.combinations import check_settings, check_starts
 from graftgan.transfer.direct import DirectTrainer, Task
 from graftgan.transfer.invariants import Fixed
@@ -174,7 +175,7 @@ def train(loop: Loop, arm: Arm) -> History:
     """Run the loop to its end, under the profiler where `runtime.profile` asks for it."""
     watch = profile_of(arm, loop.trainer)
     with profiling(watch):
-        history = loop.run()
+        history = loop.run(look_first=isinstance(loop.trainer, ClassTuner))
     if watch is not None:
         share = f"{watch.data_share:.2%}"
         loop.ctx.log.info(

@@ -92,6 +92,9 @@ def find_prior(start: Start, run: str, data: ImageSet, params: Params, ctx: Cont
     """Call `prepare_prior` in one worker; what the networks learnt of a class on the way goes to all."""
     gan, device = start.gan, pick_device(params.runtime.device)
     gan.prior = None
+    if start.whole is not None:
+        # What is compared with it is drawn as the model draws.
+        start.whole.prior = None
     prior = from_first(lambda: prepare_prior(start, run, data, params, ctx))
     if prior is not None:
         networks = (gan.generator, gan.generator_ema)

@@ -18,6 +18,8 @@ from graftgan.stages.target_class import class_mixture, told
 from graftgan.transfer import method
 
 FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
+FIXING_D = ("freeze_d", "filter_transfer", "adafm")
+"""Methods that keep a part of the source's D."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,15 @@ def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[
         unused = f"source {source.name} has no classes: the labels of the images are not used"
         given = params.finetune.method == "gan_memory" and params.finetune.gan_memory.classes is not None
         return gan, [unused] if highest > 0 and not given else []
+    rows = params.finetune.target_class.rows
     if 0 <= lowest <= highest < gan.spec.classes:
-        return gan, []
+        if rows == "mean":
+            return gan, []
+        if highest + 1 == gan.spec.classes:
+            # As many labels as classes are those classes.
+            return gan, [
+                f"finetune.target_class.rows={rows} has no effect: the images have the source's classes"
+            ]
     if lowest < 0 <= highest:
         raise ConfigError(
             f"source {source.name} has classes, but some of the images have no label",
@@ -116,4 +125,9 @@ def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
             f"source {source.name} has no discriminator: {FRESH_D_RESULT}",
             "choose another source, or set finetune.fresh_discriminator=true",
         )
-    return [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]
+    found = [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]
+    if (name := params.finetune.method) in FIXING_D:
+        found.append(
+            f"finetune.method={name} fixes nothing of D, which finetune.fresh_discriminator=true makes new"
+        )
+    return found

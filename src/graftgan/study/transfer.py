@@ -7,7 +7,7 @@ from none, measured from the same latents at every look (after Grigoryev et al. 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -337,8 +337,11 @@ def settings_of(plan: Plan, target: str) -> Params:
     return params.model_copy(update={"data": data, "rank": rank, "track": track})
 
 
-def runs_of(plan: Plan, target: str, params: Params) -> list[Run]:
-    """Return the runs of one prepared target; scratch is run once a seed, not once a source."""
+def runs_of(plan: Plan, target: str, params: Params, ranked: Collection[str]) -> list[Run]:
+    """Return the runs of one prepared target; scratch is run once a seed, not once a source.
+
+    Sources that were not ranked cannot be trained on the images.
+    """
     folder = plan.out / Path(target).stem
     dataset = folder / "prepare" / "dataset"
     runs = []
@@ -349,7 +352,8 @@ def runs_of(plan: Plan, target: str, params: Params) -> list[Run]:
         }  # fmt: skip
         if "scratch" in plan.arms:
             runs.append(Run(source=SCRATCH, digest="", arm="scratch", **common))
-        for source in Catalogue(params.rank.catalogue, cache_home()).select(params.rank.sources):
+        sources = Catalogue(params.rank.catalogue, cache_home()).select(params.rank.sources)
+        for source in (source for source in sources if source.name in ranked):
             arms = [arm for arm in plan.arms if arm != "scratch"]
             runs += [Run(source=source.name, digest=source.sha256, arm=arm, **common) for arm in arms]
     return runs
@@ -377,8 +381,9 @@ def run(plan: Plan, stop: StopSignal, resume: str = "auto") -> Study:
             folder = plan.out / Path(target).stem
             for name in ("prepare", "rank"):
                 run_stage(Job(stage(name), params, *default_paths(stage(name), folder)), stop)
-            rankings[Path(target).stem] = read_json(folder / "rank" / "ranking" / "ranking.json")
-            runs += runs_of(plan, target, params)
+            ranking = read_json(folder / "rank" / "ranking" / "ranking.json")
+            rankings[Path(target).stem] = ranking
+            runs += runs_of(plan, target, params, {row["name"] for row in ranking["rows"]})
         at_once = plan.workers if processes(plan.params.runtime) > 1 else 1
         with display() as progress:
             ctx = Context(plan.out / "states", cache_home(), progress=progress, stop=stop, resume=resume)

@@ -116,6 +116,16 @@ def not_judged(study: Study) -> dict[str, str]:
     return {target: reason for target, reason in reasons.items() if reason is not None}
 
 
+def left_out(study: Study) -> list[dict[str, str]]:
+    """Return the sources that could not be trained on a target's images, with the target and the reason."""
+    return [
+        {"target": target, "why": text}
+        for target, ranking in study.rankings.items()
+        for text in ranking["warnings"]
+        if " was left out: " in text
+    ]
+
+
 def _drawn(study: Study) -> list[Draw]:
     groups = grouped(study.records)
     found = []
@@ -155,7 +165,8 @@ def frame(study: Study) -> pd.DataFrame:
     - `choices`: a row a measure and target, what it would have chosen;
     - `outcomes`: a row a target and candidate, the lowest KID that the choices are judged by;
     - `ranking`: a row a target and candidate, every measure before training with its interval;
-    - `not_judged`: a row a target that is not in the scorecard, with the reason.
+    - `not_judged`: a row a target that is not in the scorecard, with the reason;
+    - `left_out`: a row a source that could not be trained on a target's images, with the reason.
     """
     scratch = {(r["target"], r["seed"]): best_kid(r) for r in study.records if r["arm"] == "scratch"}
     rows = []
@@ -187,6 +198,7 @@ def beside(study: Study) -> dict[str, list[dict[str, Any]]]:
             for target, ranking in study.rankings.items() for row in ranking["rows"]
         ],
         "not_judged": [{"target": target, "why": why} for target, why in not_judged(study).items()],
+        "left_out": left_out(study),
     }  # fmt: skip
 
 

@@ -9,7 +9,16 @@ from graftgan.reporting.linechart import PALETTE, Chart, Trace
 from graftgan.study.page import Page, Section, Table, number, render
 from graftgan.study.selectors import Score, Verdict, scorecard
 from graftgan.study.transfer import ARMS, Study
-from graftgan.study.transfer_findings import Times, averaged, draws, frame, grouped, not_judged, times
+from graftgan.study.transfer_findings import (
+    Times,
+    averaged,
+    draws,
+    frame,
+    grouped,
+    left_out,
+    not_judged,
+    times,
+)
 from graftgan.study.units import made_by
 
 ARM_COLOURS = dict(zip(ARMS, PALETTE, strict=False))
@@ -62,6 +71,7 @@ def make_page(study: Study) -> Page:
                 "Images until KID is as low as scratch's best of the same seed, and until within 5 % of the "
                 "run's own best. Movement is the feature distance between images of the same latents at "
                 f"consecutive looks ({study.records[0]['protocol']}), over that of two real images.",
+                *(f"On {row['target']}, {row['why']}." for row in left_out(study)),
             ),
             (time_table(rows),),
         ),

@@ -84,10 +84,13 @@ class History:
     elapsed_s: float = 0.0
 
     def warnings(self, lr_scale: float) -> tuple[str, ...]:
-        """Tell whether the run went back, and what its learning rates were multiplied by for it."""
-        if not self.rollbacks:
-            return ()
-        return (f"training diverged {self.rollbacks} times; learning rates ended x {lr_scale:g}",)
+        """Tell whether the run went back, and by what for its learning rates, or never got better."""
+        found = []
+        if self.rollbacks:
+            found.append(f"training diverged {self.rollbacks} times; learning rates ended x {lr_scale:g}")
+        if self.best is not None and not self.best_images:
+            found.append("no look was better than what the run began with, which is kept")
+        return tuple(found)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history as nested plain values and tensors."""
@@ -157,8 +160,11 @@ class Loop:
         self.started_at = self.saved_at
         self.pace_from = (0, self.saved_at)
 
-    def run(self) -> History:
+    def run(self, look_first: bool = False) -> History:
         """Train until the budget is spent, going on from a saved state if there is one.
+
+        Args:
+            look_first: What the run begins with is measured too, and kept if no later look is better.
 
         Raises:
             Interrupted: A signal came; the state is saved, or the one before it where this one diverged.
@@ -167,7 +173,7 @@ class Loop:
         """
         trainer, settings = self.trainer, self.trainer.settings
         total = total_images(settings.budget, len(trainer.images), settings.batch)
-        self._resume()
+        self._resume(look_first)
         self.started_at = time.monotonic() - self.history.elapsed_s
         self.pace_from = (trainer.images_seen, time.monotonic())
         task = self.ctx.progress.task(self.name, total, trainer.images_seen)
@@ -229,7 +235,7 @@ class Loop:
     def _saved_something(self) -> bool:
         return any(store.names() for store in (self.store, self.interim))
 
-    def _resume(self) -> None:
+    def _resume(self, look_first: bool) -> None:
         state = None if self.ctx.resume == "never" else self._saved()
         if state is not None:
             self.trainer.load_state_dict(state["trainer"])
@@ -245,6 +251,8 @@ class Loop:
                     self.name,
                     self.store.folder,
                 )
+            if look_first:
+                self.history.rows.append({"images_seen": 0.0, **self._measure()})
             # Again, since whatever was built after the trainer may have drawn from the same generators.
             self.trainer.seed_noise()
             if is_first():

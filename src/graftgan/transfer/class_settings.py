@@ -10,6 +10,7 @@ from graftgan.gans.base import Generator
 from graftgan.gans.class_table import Place, place
 from graftgan.method_config import ClassEmbedding
 from graftgan.training.loop import total_images
+from graftgan.transfer.class_goals import NEED_IMAGES
 from graftgan.transfer.direct import refuse_gan_settings
 
 KEY = "finetune.class_embedding"
@@ -113,7 +114,12 @@ def _unseen(settings: Finetune, section: ClassEmbedding) -> bool:
 
 
 def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
-    return [*_about_classes(section), *_about_classifier(section), *_about_objective(section)]
+    return [
+        *_about_classes(section),
+        *_about_classifier(section),
+        *_about_objective(section),
+        *_unread(section),
+    ]
 
 
 def _about_classes(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
@@ -207,4 +213,39 @@ def _about_objective(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
             f"{KEY}.init has target, but with {use} there is no row to begin at",
             f"set {KEY}.init=[mean, top]",
         ),
+    ]
+
+
+def _unread(section: ClassEmbedding) -> list[tuple[bool, str, str]]:
+    """Return what is refused since nothing reads a key that was changed."""
+    drawn, objective = preset(section), f"{KEY}.objective={section.objective}"
+    alpha = f"{KEY}.alpha={'null' if section.alpha is None else f'{section.alpha:g}'}"
+    compared = drawn.alpha > 0 and section.diversity == "features"
+    init = f"{KEY}.init=[{', '.join(drawn.init)}]"
+    unread = {
+        "diversity": (not drawn.alpha, f"{alpha} and {objective}, which take no diversity term"),
+        "features": (
+            section.objective not in NEED_IMAGES and not compared,
+            f"{objective} and {KEY}.diversity={section.diversity}, which compare no features",
+        ),
+        "classifier_classes": (
+            section.classifier is None and section.judge_classifier is None,
+            f"{KEY}.judge_classifier=null and {objective}, which ask no classifier",
+        ),
+        "steps_per_latents": (
+            section.objective == "inversion",
+            f"{objective}, whose latents are those of the images",
+        ),
+        "noise": (
+            not {"mean", "target"} & set(drawn.init),
+            f"{init}, whose rows begin at those of the table",
+        ),
+    }
+    return [
+        (
+            idle and getattr(section, key) != ClassEmbedding.model_fields[key].default,
+            f"{KEY}.{key} has no meaning with {why}",
+            f"leave {KEY}.{key} at its default",
+        )
+        for key, (idle, why) in unread.items()
     ]
