@@ -1,6 +1,6 @@
-"""Derive the rules of `finetune.method: auto` from `benchmarks/results/methods.json`.
+"""Derive the rules of `finetune.method: auto` from `results/methods.json` and `results/methods-biggan.json`.
 
-`benchmarks/methods.py` does it too, when it is done.
+`benchmarks/methods.py` does it too, when it is done. A table that is not measured has no rules.
 
     python benchmarks/auto_rules.py
 """
@@ -17,7 +17,9 @@ from graftgan.checkpoints.store import SPEC, read_spec
 from graftgan.contract import read_json, write_json
 from graftgan.transfer.auto import RULES_FILE, derive
 
-RESULTS = Path(__file__).resolve().parent / "results" / "methods.json"
+RESULTS = Path(__file__).resolve().parent / "results"
+TABLES = ("methods.json", "methods-biggan.json")
+"""The first holds for families that none was measured with."""
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 
 
@@ -28,8 +30,8 @@ def families(sources: Iterable[str]) -> set[str]:
 
 def derived() -> dict[str, Any]:
     """Return the content of the rules' file."""
-    found = read_json(RESULTS)
-    return derive(found["images"], found["kimg"], families(found["sources"]))
+    found = [read_json(RESULTS / name) for name in TABLES if (RESULTS / name).is_file()]
+    return {"tables": [derive(one["images"], one["kimg"], families(one["sources"])) for one in found]}
 
 
 def refresh() -> list[str]:
@@ -37,8 +39,10 @@ def refresh() -> list[str]:
     found = derived()
     write_json(RULES_FILE, found)
     return [
-        f"up to {rule['most_images'] or 'any'} images: {rule['method']}: {rule['why']}"
-        for rule in found["rules"]
+        f"{', '.join(table['families'])}, up to {rule['most_images'] or 'any'} images: "
+        f"{rule['method']}: {rule['why']}"
+        for table in found["tables"]
+        for rule in table["rules"]
     ]
 
 

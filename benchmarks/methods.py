@@ -308,8 +308,7 @@ def main() -> None:
     stop.install()
     for name in options.family:
         print(table(measure(FAMILIES[name], options, stop)))
-    # The rules of `method: auto` are of the zoo's StyleGAN2 sources at this budget.
-    if "stylegan2" in options.family and options.kimg == KIMG:
+    if options.kimg == KIMG:
         print("\n".join(refresh()))
 
 

@@ -11,10 +11,10 @@ from graftgan.contract import read_json
 from graftgan.errors import ConfigError
 from graftgan.gans.spec import FAMILIES
 from graftgan.transfer import METHODS
-from graftgan.transfer.auto import FEWEST_DRAWS, RULES, RULES_FILE, Rule, Rules, decide, derive
+from graftgan.transfer.auto import FEWEST_DRAWS, RULES_FILE, TABLES, Rule, Rules, decide, derive
 from scripts import loaded
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "methods.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -25,11 +25,12 @@ def test_what_is_decided_works_with_the_family(images: int, family: str) -> None
     assert known is None or family in known
 
 
-def test_rules_go_from_few_images_to_many_and_end_with_all() -> None:
-    limits = [float("inf") if rule.most_images is None else rule.most_images for rule in RULES.rules]
+@pytest.mark.parametrize("table", TABLES)
+def test_rules_go_from_few_images_to_many_and_end_with_all(table: Rules) -> None:
+    limits = [float("inf") if rule.most_images is None else rule.most_images for rule in table.rules]
     assert limits == sorted(limits) and limits[-1] == float("inf")
     for limit in set(limits):
-        last = [rule for rule, most in zip(RULES.rules, limits, strict=True) if most == limit][-1]
+        last = [rule for rule, most in zip(table.rules, limits, strict=True) if most == limit][-1]
         assert last.method == "full", "what goes with every source is there for every number of images"
 
 
@@ -42,7 +43,16 @@ def test_a_number_of_images_goes_by_the_nearest_that_was_measured(images: int, m
 
 
 def only(monkeypatch: pytest.MonkeyPatch, *rules: Rule) -> None:
-    monkeypatch.setattr("graftgan.transfer.auto.RULES", Rules(("stylegan2",), 3.0, rules))
+    monkeypatch.setattr("graftgan.transfer.auto.TABLES", (Rules(("stylegan2",), 3.0, rules),))
+
+
+def test_the_table_of_the_sources_families_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = [Rules((f,), 3.0, (Rule(None, m, f),)) for f, m in (("stylegan2", "lora"), ("biggan", "bsa"))]
+    monkeypatch.setattr("graftgan.transfer.auto.TABLES", tuple(tables))
+    assert [decide(25, [family]).method for family in ("stylegan2", "biggan")] == ["lora", "bsa"]
+    assert decide(25, ["biggan"]).why == "biggan"
+    only(monkeypatch, Rule(None, "full", "first"))
+    assert decide(25, ["dcgan"]).why.startswith("first; this was measured with stylegan2 sources only")
 
 
 def test_a_method_that_a_family_has_no_layers_for_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,12 +141,13 @@ def test_a_better_method_that_a_source_cannot_have_gives_way_within_its_number_o
 def test_the_rules_are_those_of_the_measurement() -> None:
     derived = loaded("auto_rules").derived()
     assert read_json(RULES_FILE) == derived, "run python benchmarks/auto_rules.py"
-    assert Rules.of(derived) == RULES
-    assert RULES.families == ("stylegan2",) and RULES.kimg == read_json(RESULTS)["kimg"]
+    assert tuple(map(Rules.of, derived["tables"])) == TABLES
+    assert TABLES[0].families == ("stylegan2",)
+    assert TABLES[0].kimg == read_json(RESULTS / "methods.json")["kimg"]
 
 
 def test_what_is_taken_is_not_clearly_worse_than_anything() -> None:
-    for images, rows in read_json(RESULTS)["images"].items():
+    for images, rows in read_json(RESULTS / "methods.json")["images"].items():
         taken = decide(int(images), ["stylegan2"]).method
         by_name = {found["method"]: found for found in rows if found["method"] in METHODS}
         assert by_name[taken].get("ratio_high", 1.0) <= 1.0, images

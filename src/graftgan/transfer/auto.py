@@ -45,7 +45,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Rules:
-    """All rules, and what they were measured with.
+    """The rules that one table of the comparison supports, and what they were measured with.
 
     Attributes:
         families: Families of the sources.
@@ -83,10 +83,15 @@ class Decision:
     why: str
 
 
+def rules_of(families: Collection[str]) -> Rules:
+    """Return the rules measured with sources of these families, or else those of the first table."""
+    return next((rules for rules in TABLES if set(families) <= set(rules.families)), TABLES[0])
+
+
 def derive(
     tables: Mapping[str, Sequence[Mapping[str, Any]]], kimg: float, families: Collection[str]
 ) -> dict[str, Any]:
-    """Return the rules that a comparison of methods supports, as they stand in the file.
+    """Return the rules that a table of methods supports, as they stand in the file.
 
     A method is clearly better where the whole interval of its KID over that of `full` on the same draws is
     below 1, over three draws or more. For each number of images these come best first, then `full`. Between
@@ -135,7 +140,7 @@ def _nothing_better(
     )
 
 
-RULES: Rules = Rules.of(read_json(RULES_FILE))
+TABLES: tuple[Rules, ...] = tuple(map(Rules.of, read_json(RULES_FILE)["tables"]))
 
 
 def decide(
@@ -158,7 +163,8 @@ def decide(
     foreign: list[str] = []
     refused: list[str] = []
     found: Rule | None = None
-    for rule in RULES.for_images(images):
+    rules = rules_of(families)
+    for rule in rules.for_images(images):
         known = METHODS[rule.method].families
         if known is not None and not set(families) <= set(known):
             foreign.append(rule.method)
@@ -173,20 +179,20 @@ def decide(
     told = [found.why]
     if foreign:
         told.append(f"{', '.join(foreign)} did better, but not for family {', '.join(sorted(set(families)))}")
-    return Decision(found.method, "; ".join([*told, *refused, *_reach(families, kimg)]))
+    return Decision(found.method, "; ".join([*told, *refused, *_reach(rules, families, kimg)]))
 
 
-def _reach(families: Collection[str], kimg: float) -> list[str]:
+def _reach(rules: Rules, families: Collection[str], kimg: float) -> list[str]:
     """Return sentences about where the measurement says little of a run."""
     told = []
-    measured = ", ".join(RULES.families)
-    if others := sorted(set(families) - set(RULES.families)):
+    measured = ", ".join(rules.families)
+    if others := sorted(set(families) - set(rules.families)):
         told.append(
             f"this was measured with {measured} sources only, and says little of family {', '.join(others)}"
         )
-    if kimg > FAR * RULES.kimg:
+    if kimg > FAR * rules.kimg:
         length = f"has {kimg:g} kimg" if math.isfinite(kimg) else "may be of any length"
         told.append(
-            f"methods were compared at {RULES.kimg:g} kimg, and this run {length}: their order may be another"
+            f"methods were compared at {rules.kimg:g} kimg, and this run {length}: their order may be another"
         )
     return told
