@@ -139,9 +139,9 @@ def watch_tiles(patch: pytest.MonkeyPatch) -> set[float]:
     seen: set[float] = set()
     shape = neighbours._tile_shape
 
-    def watched(memory_mib: float) -> tuple[int, int]:
+    def watched(memory_mib: float, *rest: Any, **named: Any) -> tuple[int, int]:
         seen.add(memory_mib)
-        return shape(memory_mib)
+        return shape(memory_mib, *rest, **named)
 
     patch.setattr(neighbours, "_tile_shape", watched)
     return seen
