@@ -271,7 +271,7 @@ class Plan:
     Attributes:
         source_s: One more source: its samples and their features, once for all targets.
         target_s: One more target, apart from sources: its features, the choice, the pictures.
-        pair_s: Comparing one source with one target.
+        pair_s: Reading one source and comparing it with one target.
         grid: Sources and targets of the grid that was measured.
         grid_s: Its time.
     """
@@ -313,6 +313,7 @@ def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, sampl
     lines = [
         f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last "
         f"{FITTED} sizes.",
+        "", f"![Time, and dashed the work, against sizes]({PLOT.name})",
         "",
         "| what | against | sizes | time | exponent | of the work |", "| --- | --- | --- | --- | --: | --: |",
     ]  # fmt: skip
@@ -327,7 +328,7 @@ def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, sampl
         "| part | time |", "| --- | --: |",
         f"| one more source: samples and features, once for all targets | {plan.source_s:.2f} s |",
         f"| one more target: features, choice, pictures | {plan.target_s:.2f} s |",
-        f"| one pair of them: all scores, and the source's sheet | {plan.pair_s:.3f} s |",
+        f"| one pair of them: all scores, and reading the source | {plan.pair_s:.3f} s |",
         f"| {sources} sources by {targets} targets, planned from these | "
         f"{plan.predicted_s(sources, targets):.1f} s |",
         f"| the same, measured | {plan.grid_s:.1f} s |",
