@@ -160,8 +160,11 @@ def test_a_second_target_samples_no_source_again(shelf: Shelf, counted: Counted)
     write_set(shelf.root / "other" / "prepare" / "dataset", train=40)
     counted.asked.clear()
     shelf.run("other")
-    assert SAMPLES not in counted.asked
+    assert counted.asked == [], "nor are the sheets drawn again"
     assert counted.features - first == 40 + 10
+    mine, others = (shelf.root / place / "rank/ranking/sheets" for place in ("out", "other"))
+    for name in ("near", "far", "scratch"):
+        assert (others / f"{name}.png").read_bytes() == (mine / f"{name}.png").read_bytes()
 
 
 @pytest.mark.parametrize("done", [1, 2])
