@@ -36,6 +36,8 @@ from step_variants import Ours
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.context import Context
 from graftgan.contract import digest_file, write_json, write_text
+from graftgan.data.duplicates import close_hashes
+from graftgan.data.packing import PHASH_SIZE
 from graftgan.engine import Job, default_paths, run_job
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
@@ -252,6 +254,17 @@ def prepare_curve(desk: Desk, quick: bool) -> Curve:
     return measured("prepare, PNG of 32 px", "images", counts, make, runs=1)
 
 
+def duplicates_curve(quick: bool) -> Curve:
+    """Return what `prepare` takes to look for near duplicates, among all pairs of images."""
+    counts = (500, 1000) if quick else (5000, 10_000, 20_000, 40_000)
+
+    def make(count: int) -> tuple[Callable[[], object], float]:
+        hashes = np.random.default_rng(0).random((count, PHASH_SIZE**2)) < 0.5
+        return (lambda: close_hashes(hashes, load(None, []).data.near_duplicate_bits)), float(count) ** 2
+
+    return measured("near duplicates in prepare", "images", counts, make)
+
+
 def features_curve(quick: bool) -> Curve:
     """Return features, which `rank` and `evaluate` take once of every image."""
     extractor = make_extractor("efflite0-128")
@@ -353,6 +366,7 @@ def main() -> None:
         desk = Desk(Path(place), samples, 60 if options.quick else 150)
         curves = [*training_curves(options.quick), *metric_curves(options.quick)]
         curves += [features_curve(options.quick), prepare_curve(desk, options.quick)]
+        curves.append(duplicates_curve(options.quick))
         of_rank, plan = rank_plan(desk, options.quick)
     curves.append(of_rank)
     if not options.quick:
