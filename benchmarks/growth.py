@@ -30,6 +30,7 @@ import torch
 import yaml
 from measuring import Flops
 from PIL import Image
+from processor import processor
 from step_peers import Setting
 from step_variants import Ours
 
@@ -324,8 +325,8 @@ def rank_plan(desk: Desk, quick: bool) -> tuple[Curve, Plan]:
 def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, samples: int) -> str:
     """Return tables of exponents and of the plan."""
     lines = [
-        f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last "
-        f"{FITTED} sizes.",
+        f"{processor()}, torch {torch.__version__}, {options.threads} threads, processor time; exponents of "
+        f"the last {FITTED} sizes.",
         "", f"![Time, and dashed the work, against sizes]({PLOT.name})",
         "",
         "| what | against | sizes | time | exponent | of the work |", "| --- | --- | --- | --- | --: | --: |",
