@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -52,6 +52,7 @@ def test_union_find_is_the_transitive_closure(pairs: list[tuple[int, int]]) -> N
     assert sets.roots().tolist() == [int(np.flatnonzero(row)[0]) for row in reach]
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 60), bits=st.integers(0, 16), seed=st.integers(0, 99), flips=st.floats(0.0, 0.5))
 def test_close_hashes_are_those_of_a_plain_count(n: int, bits: int, seed: int, flips: float) -> None:
     rng = np.random.default_rng(seed)
