@@ -64,12 +64,15 @@ format: setup ## rewrite the style
 	$(BIN)/ruff format .
 
 # A benchmark that fails stops none of the others: the tables of those that ran are put in their places, and the
-# target fails at the end. PEER_PATH and ROSINALITY_PATH are checkouts for the step, instead of a package.
+# target fails at the end. PEER_PATH and ROSINALITY_PATH are checkouts for the step, instead of a package; the features
+# are taken with official weights where INCEPTION_WEIGHTS names them, by clean-fid too where TORCHSCRIPT names its network.
 BENCH := first_run.py startup.py prepare.py metrics.py step.py growth.py features.py scaling.py storage.py \
 	classes.py transfer.py selection.py methods.py lifelong.py serving.py playground.py
 BENCH_THREADS_2 := metrics.py step.py features.py
 BENCH_OPTIONS_step.py = --compile $(if $(PEER_PATH),--peer-path $(PEER_PATH)) \
 	$(if $(ROSINALITY_PATH),--rosinality-path $(ROSINALITY_PATH))
+BENCH_OPTIONS_features.py = $(if $(INCEPTION_WEIGHTS),--weights $(INCEPTION_WEIGHTS)) \
+	$(if $(TORCHSCRIPT),--torchscript $(TORCHSCRIPT))
 BENCH_OPTIONS_methods.py = --family stylegan2 biggan
 
 bench: run ## all benchmarks that need no GPU, and their tables in docs; hours, on quiet cores

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import Flops, extra_mib, gemm_peak, median_ratio, turns
+from processor import processor
 from torch import Tensor
 
 from graftgan.contract import write_json, write_text
@@ -233,7 +234,8 @@ def measure(everybody: dict[str, Callable[[Images], Any]], images: Images, round
 def table(rows: list[Row], weights: str) -> str:
     """Return the rows as Markdown."""
     lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, "
         f"{weights} weights, batches of {BATCH}. Peers are in a folder of their own (`pip --target`), on the "
         "same torch.", "",
         "| who | images/s | time over ours in fp32 | torch-fidelity / this | of the products' peak "

@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from processor import processor
+
 from graftgan.contract import read_json, write_json, write_text
 from graftgan.stages.specs import STAGES
 
@@ -90,9 +92,9 @@ def run_once(clone: Path, work: Path) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Return the Markdown tables of all runs."""
     runs = record["runs"]
+    place = record.get("processor") or f"{record['cores']} cores"
     lines = [
-        f"{record['cores']} cores, commit `{record['commit']}`; "
-        f"set-up before it took {minutes(record['setup_s'])}.",
+        f"{place}, commit `{record['commit']}`; set-up before it took {minutes(record['setup_s'])}.",
         "",
         "| `make run` | " + " | ".join(run["name"] for run in runs) + " |",
         "| --- |" + " --: |" * len(runs),
@@ -129,6 +131,7 @@ def main() -> None:
         commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=clone, text=True)
         record: dict[str, Any] = {
             "cores": os.cpu_count(),
+            "processor": processor(),
             "commit": commit.strip(),
             "setup_s": called(["make", "setup"], clone, surroundings(work)),
             "runs": [],

@@ -31,12 +31,15 @@ import torch
 import yaml
 from measuring import Flops, copy_bandwidth, gemm_peak
 from PIL import Image
+from processor import processor
 from step_peers import Setting
 from step_variants import Ours
 
 from graftgan.checkpoints.store import WEIGHTS, save_gan
 from graftgan.context import Context
 from graftgan.contract import digest_file, write_json, write_text
+from graftgan.data.duplicates import close_hashes
+from graftgan.data.packing import PHASH_SIZE
 from graftgan.engine import Job, default_paths, run_job
 from graftgan.gans.base import build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
@@ -261,6 +264,17 @@ def prepare_curve(desk: Desk, quick: bool) -> Curve:
     return measured("prepare, PNG of 32 px", "images", counts, make, runs=1)
 
 
+def duplicates_curve(quick: bool) -> Curve:
+    """Return what `prepare` takes to look for near duplicates, among all pairs of images."""
+    counts = (500, 1000) if quick else (5000, 10_000, 20_000, 40_000)
+
+    def make(count: int) -> tuple[Callable[[], object], float]:
+        hashes = np.random.default_rng(0).random((count, PHASH_SIZE**2)) < 0.5
+        return (lambda: close_hashes(hashes, load(None, []).data.near_duplicate_bits)), float(count) ** 2
+
+    return measured("near duplicates in prepare", "images", counts, make)
+
+
 def features_curve(quick: bool) -> Curve:
     """Return features, which `rank` and `evaluate` take once of every image."""
     extractor = make_extractor("efflite0-128")
@@ -280,7 +294,7 @@ class Plan:
     Attributes:
         source_s: One more source: its samples and their features, once for all targets.
         target_s: One more target, apart from sources: its features, the choice, the pictures.
-        pair_s: Comparing one source with one target.
+        pair_s: Reading one source and comparing it with one target.
         grid: Sources and targets of the grid that was measured.
         grid_s: Its time.
     """
@@ -320,8 +334,9 @@ def rank_plan(desk: Desk, quick: bool) -> tuple[Curve, Plan]:
 def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, samples: int) -> str:
     """Return tables of exponents and of the plan."""
     lines = [
-        f"torch {torch.__version__}, {options.threads} threads, processor time; exponents of the last "
-        f"{FITTED} sizes.",
+        f"{processor()}, torch {torch.__version__}, {options.threads} threads, processor time; exponents of "
+        f"the last {FITTED} sizes.",
+        "", f"![Time, and dashed the work, against sizes]({PLOT.name})",
         "",
         "| what | against | sizes | time | exponent | of the work |", "| --- | --- | --- | --- | --: | --: |",
     ]  # fmt: skip
@@ -336,7 +351,7 @@ def page(curves: Sequence[Curve], plan: Plan, options: argparse.Namespace, sampl
         "| part | time |", "| --- | --: |",
         f"| one more source: samples and features, once for all targets | {plan.source_s:.2f} s |",
         f"| one more target: features, choice, pictures | {plan.target_s:.2f} s |",
-        f"| one pair of them: all scores, and the source's sheet | {plan.pair_s:.3f} s |",
+        f"| one pair of them: all scores, and reading the source | {plan.pair_s:.3f} s |",
         f"| {sources} sources by {targets} targets, planned from these | "
         f"{plan.predicted_s(sources, targets):.1f} s |",
         f"| the same, measured | {plan.grid_s:.1f} s |",
@@ -361,6 +376,7 @@ def main() -> None:
         desk = Desk(Path(place), samples, 60 if options.quick else 150)
         curves = [*training_curves(options.quick), *metric_curves(options.quick)]
         curves += [features_curve(options.quick), prepare_curve(desk, options.quick)]
+        curves.append(duplicates_curve(options.quick))
         of_rank, plan = rank_plan(desk, options.quick)
     curves.append(of_rank)
     if not options.quick:

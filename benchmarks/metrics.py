@@ -31,6 +31,7 @@ import scipy.linalg
 import torch
 from measuring import copy_bandwidth, extra_mib, gemm_peak, median_ratio, turns
 from numpy.typing import NDArray
+from processor import processor
 
 from graftgan.contract import write_json, write_text
 from graftgan.metrics.frechet import frechet_distance, frechet_from_moments, moments
@@ -322,7 +323,8 @@ def measure(key: int, side: str, sizes: Sizes) -> None:
 def table(rows: list[Row], limits: dict[str, float]) -> str:
     """Return a Markdown table, after what the machine can do at most."""
     lines = [
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads. Ratio: peer over ours.", "",
+        f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads. "
+        "Ratio: peer over ours.", "",
         "| limit, measured | |", "| --- | --: |",
         f"| float32 products | {limits['fp32'] / 1e9:.0f} GFLOP/s |",
         f"| float64 products | {limits['fp64'] / 1e9:.0f} GFLOP/s |",

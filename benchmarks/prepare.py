@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from processor import processor
 
 from graftgan.config import Data
 from graftgan.contract import canonical_json, write_json, write_text
@@ -283,7 +284,7 @@ def main() -> None:
         rows[format_] = rows_of(costs)
         about = (
             f"{given.images:,} {format_.upper()} files ({given.pictures}) of {given.side_px} px, "
-            f"{size_bytes / 1000:.1f} kB each; {given.workers} processes"
+            f"{size_bytes / 1000:.1f} kB each; {given.workers} processes, {processor()}"
         )
         texts.append(table(rows[format_], headline(about, costs)))
     text = "\n".join(texts)

@@ -19,6 +19,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from processor import processor
+
 from graftgan.contract import write_json, write_text
 
 ROOT = Path(__file__).parent.parent
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one run each; prints only")
     options = parser.parse_args()
     medians = measure(1 if options.quick else options.runs)
-    text = f"Python {platform.python_version()}, medians.\n\n{table(medians)}"
+    text = f"{processor()}, Python {platform.python_version()}, medians.\n\n{table(medians)}"
     if not options.quick:
         write_json(RESULTS / "startup.json", medians)
         write_text(RESULTS / "startup.md", text)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from processor import processor
 
 COMPILED = "torch.compile"
 Row = dict[str, Any]
@@ -86,6 +87,6 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
 def place(options: argparse.Namespace) -> str:
     """Return what the steps ran on."""
     if options.device.type == "cpu":
-        return f"{options.threads} threads"
+        return f"{processor()}, {options.threads} threads"
     tf32 = "in TF32" if torch.backends.cudnn.allow_tf32 else "without TF32"
     return f"{torch.cuda.get_device_name(options.device)}, float32 convolutions {tf32}"

@@ -61,3 +61,12 @@ def test_checkouts_are_handed_on(tmp_path: Path, given: bool) -> None:
     (step,) = [line for line in started if "step.py" in line]
     wanted = "--compile --peer-path /peers/ada --rosinality-path /peers/other" if given else "--compile"
     assert step.startswith("2 python") and step.endswith(f"step.py {wanted}")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_files_of_inception_are_handed_on(tmp_path: Path, given: bool) -> None:
+    """Without its network clean-fid is left out."""
+    words = ["INCEPTION_WEIGHTS=/w.pth", "TORCHSCRIPT=/i.pt"] if given else []
+    _, _, started = bench(tmp_path, *words)
+    (features,) = [line for line in started if "features.py" in line]
+    assert features.endswith("features.py --weights /w.pth --torchscript /i.pt" if given else "features.py")

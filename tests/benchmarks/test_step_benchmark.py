@@ -173,6 +173,21 @@ def test_a_plan_counts_sources_once_and_pairs_for_every_target() -> None:
     assert plan.predicted_s(3, 2) == 4 * 2.0 + 2 * (1.0 + 4 * 0.5)
 
 
+def test_the_page_shows_the_plot_and_says_what_grows_faster_than_its_work() -> None:
+    sizes = (1.0, 2.0, 4.0)
+    linear, cubic = (tuple(s**power for s in sizes) for power in (1, 3))
+    curves = [
+        growth.Curve("even", "n", sizes, linear, linear),
+        growth.Curve("bad", "n", sizes, cubic, linear),
+    ]
+    plan = growth.Plan(source_s=2.0, target_s=1.0, pair_s=0.5, grid=(1, 1), grid_s=4.0)
+    text = growth.page(curves, plan, argparse.Namespace(threads=1), samples=10)
+    assert f"]({growth.PLOT.relative_to(tables.ROOT / 'docs')})" in text, "the table stands in a page of docs"
+    (even, bad) = [line for line in text.splitlines() if line.startswith(("| even", "| bad"))]
+    assert "faster than the work" in bad and "faster" not in even
+    assert "| 50 sources by 10 targets, planned | 6.1 min |" in text
+
+
 def test_work_of_the_frechet_distance_is_that_of_the_shorter_side() -> None:
     assert growth.frechet_work(10, 1000) < growth.frechet_work(1000, 1000) / 50
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -19,8 +21,11 @@ from graftgan.data.duplicates import (
 )
 from graftgan.data.packing import Packed, pack_one
 from graftgan.data.sources import RawImage
+from scripts import loaded
 
 from .pictures import encode, options, smooth
+
+measuring: Any = loaded("measuring")
 
 
 def find(files: list[bytes], bits: int = 2, resolution: int = 32) -> Duplicates:
@@ -47,6 +52,7 @@ def test_union_find_is_the_transitive_closure(pairs: list[tuple[int, int]]) -> N
     assert sets.roots().tolist() == [int(np.flatnonzero(row)[0]) for row in reach]
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 60), bits=st.integers(0, 16), seed=st.integers(0, 99), flips=st.floats(0.0, 0.5))
 def test_close_hashes_are_those_of_a_plain_count(n: int, bits: int, seed: int, flips: float) -> None:
     rng = np.random.default_rng(seed)
@@ -61,6 +67,21 @@ def test_close_hashes_across_blocks() -> None:
     hashes[2499, 5] ^= True
     assert close_hashes(hashes, 1).tolist() == [[3, 2499]]
     assert close_hashes(hashes, 0).tolist() == []
+
+
+def test_close_hashes_are_sorted_across_blocks_of_columns() -> None:
+    hashes = np.random.default_rng(0).random((9000, 64)) < 0.5
+    alike = [3, 5, 2000, 4200, 8999]
+    hashes[alike] = hashes[3]
+    expected = [[a, b] for at, a in enumerate(alike) for b in alike[at + 1 :]]
+    assert close_hashes(hashes, 1).tolist() == expected
+
+
+def test_memory_of_the_search_does_not_grow_with_the_square_of_the_images() -> None:
+    hashes = np.random.default_rng(0).random((16_000, 64)) < 0.5
+    close_hashes(hashes[:100], 1)
+    # The signs, a block and its comparison; all columns at once would take 80 MiB.
+    assert measuring.extra_mib(lambda: close_hashes(hashes, 1)) < 45
 
 
 def test_hashes_unpack_from_hex() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from scipy.spatial.distance import cdist
 from graftgan.metrics import neighbours
 from graftgan.metrics.neighbours import hits, nearest, squared_radii
 from graftgan.metrics.products import fast_products
+from scripts import loaded
 
+measuring: Any = loaded("measuring")
 TINY_MIB = 0.004
 
 
@@ -139,3 +142,47 @@ def test_the_switch_of_products_is_set_back() -> None:
         torch.testing.assert_close((a @ b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
         raise KeyError
     assert owner.fp32_precision == before
+
+
+# Sets that float32 leaves open: pictures that are equal, and a few clumps of almost equal ones
+
+
+def repeated(n: int, dim: int) -> np.ndarray:
+    """Features of pictures half of which are one and the same."""
+    x = draw(n, 0, dim).astype(np.float32)
+    x[: n // 2] = x[0]
+    return x
+
+
+def clumped(n: int, dim: int) -> np.ndarray:
+    """Features of a generator that collapsed to a few pictures, with hardly a difference among them."""
+    return (np.repeat(draw(4, 1, dim), n // 4, axis=0) + 1e-3 * draw(n, 2, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("memory_mib", [4.0, 16.0])
+@pytest.mark.parametrize("make", [repeated, clumped])
+def test_a_search_keeps_to_its_memory_where_float32_decides_little(
+    make: Callable[[int, int], np.ndarray], memory_mib: float
+) -> None:
+    n, dim, spare_mib = 3000, 256, 6.0
+    few, x = make(40, dim), make(n, dim)
+    hits(few, few, row_radii=[squared_radii(few, [3])[0]])  # loads what there is to load
+    found: list[list[np.ndarray]] = []
+    searching = measuring.extra_mib(lambda: found.append(squared_radii(x, [3, 5], memory_mib)))
+    assert searching < memory_mib + spare_mib
+    radii = found[0]
+    asked: Any = {"row_radii": radii[:1], "column_radii": radii, "memory_mib": memory_mib}
+    assert measuring.extra_mib(lambda: hits(x, x, **asked)) < memory_mib + spare_mib
+
+
+def test_rows_that_float32_cannot_settle_are_screened_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one, each of them would have the whole set copied and multiplied again."""
+    alone: list[int] = []
+    search = neighbours._nearest_of_row
+    monkeypatch.setattr(
+        neighbours, "_nearest_of_row", lambda *given: alone.append(given[2]) or search(*given)
+    )
+    x = clumped(200, 64)
+    (radii,) = squared_radii(x, [3])
+    np.testing.assert_allclose(radii, np.sort(cdist(x, x, "sqeuclidean"), axis=1)[:, 3], rtol=1e-9)
+    assert not alone

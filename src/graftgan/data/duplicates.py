@@ -15,6 +15,7 @@ THUMBNAIL_SIDE = 32
 GIANT_SHARE = 0.05
 GIANT_MIN_IMAGES = 10
 _BLOCK_ROWS = 1024
+_BLOCK_COLUMNS = 4096
 _PAIRS_AT_ONCE = 4096
 
 Pairs = npt.NDArray[np.intp]
@@ -115,15 +116,20 @@ def close_hashes(hashes: npt.NDArray[np.bool_], bits: int) -> Pairs:
     """Return all pairs of rows (a < b) whose Hamming distance is at most `bits`, int [m, 2], sorted.
 
     With signs s in {-1, 1} the distance of two rows of k bits is (k - s_a . s_b) / 2, so that blocks of
-    distances come from matrix products, exact in float32. Time grows with n squared: about 1 s for 10,000.
+    distances come from matrix products, exact in float32. Time grows with n squared: about 1 s for 20,000.
     """
     signs = np.where(hashes, 1, -1).astype(np.float32)
     least = hashes.shape[1] - 2 * bits - 0.5
     found = [np.empty((0, 2), dtype=np.intp)]
     for start in range(0, len(signs), _BLOCK_ROWS):
-        block = signs[start : start + _BLOCK_ROWS]
-        a, b = np.nonzero(block @ signs[start:].T > least)
-        found.append(np.stack([a, b], axis=1)[a < b] + start)
+        block, parts = signs[start : start + _BLOCK_ROWS], []
+        for across in range(start, len(signs), _BLOCK_COLUMNS):
+            a, b = np.nonzero(block @ signs[across : across + _BLOCK_COLUMNS].T > least)
+            pairs = np.stack([a + start, b + across], axis=1)
+            parts.append(pairs[pairs[:, 0] < pairs[:, 1]])
+        rows = np.concatenate(parts)
+        # Stable: columns are in order already, block by block.
+        found.append(rows[np.argsort(rows[:, 0], kind="stable")])
     return np.concatenate(found)
 
 

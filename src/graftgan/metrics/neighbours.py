@@ -20,12 +20,17 @@ from torch import Tensor
 from graftgan.metrics.intervals import Array, Matrix
 from graftgan.metrics.products import blocks, product
 
+Mask = NDArray[np.bool_]
 MEMORY_MIB = 256.0
 _TIE_SLACK = 1.0 + 1e-9
 _SPARE = 4
 """Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
 _MOST_TILE_ROWS = 2048
+_NORM_ROWS = 256
 _PAIRS = 256
+_OPEN_PAIRS = 1 << 16
+_WIDE_STRIPS = 4
+"""Parts of a tile that float32 leaves open: a pair that float64 may leave open, too, takes more memory."""
 _OPEN_SHARE = 1e-3
 """Above this share of undecided pairs a tile is screened again instead of going pair by pair."""
 
@@ -55,7 +60,7 @@ class _Points:
     def of(cls, x: Matrix, origin: Array) -> _Points:
         origin = origin.astype(np.float32).astype(np.float64)  # the same point for either precision of x
         norms = np.empty(len(x))
-        for rows in blocks(len(x), _MOST_TILE_ROWS):
+        for rows in blocks(len(x), _NORM_ROWS):
             norms[rows] = np.sum((x[rows] - origin) ** 2, axis=1)
         return cls(x, origin, norms)
 
@@ -96,7 +101,7 @@ def hits(
         b: ``[m, dim]``, the columns.
         row_radii: squared radii ``[n]`` around the rows.
         column_radii: squared radii ``[m]`` around the columns.
-        memory_mib: bound on the working memory of a tile.
+        memory_mib: bound on the working memory.
 
     Returns:
         One count for each array of radii, those of the rows first.
@@ -106,11 +111,11 @@ def hits(
     found = [Hits(np.zeros(len(a), np.int64), np.zeros(len(b), np.int64)) for _ in [*of_rows, *of_columns]]
     origin = _middle(b)
     first, second = _Points.of(a, origin), _Points.of(b, origin)
-    height, width = _tile_shape(memory_mib)
+    height, width = _tile_shape(memory_mib, a.shape[1])
     for rows in blocks(len(a), height):
         for columns in blocks(len(b), width):
             here = [r[rows] for r in of_rows] + [r[:, columns] for r in of_columns]
-            inside = _inside(first, second, rows, columns, here, np.float32)
+            inside = _inside(first, second, rows, columns, here)
             for hit, held in zip(found, inside, strict=True):
                 hit.by_row[rows] += np.count_nonzero(held, axis=1)
                 hit.by_column[columns] += np.count_nonzero(held, axis=0)
@@ -146,7 +151,7 @@ def _smallest(
     keep = min(max(ks) + _SPARE, others)
     bounds = torch.full((len(a.x), keep), torch.inf)
     indices = torch.zeros((len(a.x), keep), dtype=torch.int64)
-    height, width = _tile_shape(memory_mib)
+    height, width = _tile_shape(memory_mib, a.x.shape[1])
     for rows in blocks(len(a.x), height):
         for columns in blocks(len(b.x), width, rows.start if same else 0):
             low = torch.from_numpy(_tile(a, b, rows, columns, np.float32).low)
@@ -157,12 +162,40 @@ def _smallest(
             if same and later.start < later.stop:
                 mirrored = low[:, later.start - columns.start :].T.contiguous()
                 _merge(bounds[later], indices[later], mirrored, rows.start)
-    index, squares = _settle(a, b, np.arange(len(a.x)), indices.numpy(), bounds.numpy(), ks)
+    every = np.arange(len(a.x))
+    index, squares = _settle(a, b, every, indices.numpy(), bounds.numpy(), ks)
+    left = np.flatnonzero(_unsettled(bounds, squares, ks, others, same))
+    # Wider numbers take twice the memory, and the rows are copied.
+    height, width = _tile_shape(memory_mib, a.x.shape[1], share=1 / 3)
+    for some in blocks(len(left), height):
+        rows_left = left[some]
+        index[rows_left], squares[rows_left] = _again(a, b, rows_left, ks, keep, width, same)
+    return index, squares
+
+
+def _unsettled(bounds: Tensor, squares: Array, ks: Sequence[int], others: int, same: bool) -> Mask:
+    """Which rows may have nearer columns than those kept, or for `nearest` as near with a lower index."""
     worst, last = bounds[:, -1].numpy(), squares[:, max(ks) - 1]
-    # a row is settled if what was not kept cannot be nearer, or for `nearest` as near with a lower index
-    settled = (last < worst) | (same & (last == worst)) | (keep == others)
-    for row in np.flatnonzero(~settled):
-        index[row], squares[row] = _nearest_of_row(a, b, int(row), ks, keep, same)
+    settled = (last < worst) | (same & (last == worst)) | (bounds.shape[1] == others)
+    return np.asarray(~settled)
+
+
+def _again(
+    a: _Points, b: _Points, rows: NDArray[np.int64], ks: Sequence[int], keep: int, width: int, same: bool
+) -> tuple[NDArray[np.int64], Array]:
+    """What `_smallest` gives for a few rows: screened in float64, and what is open still row by row."""
+    part = _Points(a.x[rows], a.origin, a.norms[rows])
+    bounds = torch.full((len(rows), keep), torch.inf, dtype=torch.float64)
+    indices = torch.zeros((len(rows), keep), dtype=torch.int64)
+    for columns in blocks(len(b.x), width):
+        low = _tile(part, b, slice(0, len(rows)), columns, np.float64).low
+        if same:
+            own = np.flatnonzero((rows >= columns.start) & (rows < columns.stop))
+            low[own, rows[own] - columns.start] = np.inf
+        _merge(bounds, indices, torch.from_numpy(low), columns.start)
+    index, squares = _settle(part, b, np.arange(len(rows)), indices.numpy(), bounds.numpy(), ks)
+    for at in np.flatnonzero(_unsettled(bounds, squares, ks, len(b.x) - same, same)):
+        index[at], squares[at] = _nearest_of_row(a, b, int(rows[at]), ks, keep, width, same)
     return index, squares
 
 
@@ -182,9 +215,11 @@ def _merge(bounds: Tensor, indices: Tensor, low: Tensor, start: int) -> None:
 
 
 def _nearest_of_row(
-    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, same: bool
+    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, width: int, same: bool
 ) -> tuple[NDArray[np.int64], Array]:
-    low = _tile(a, b, slice(row, row + 1), slice(0, len(b.x)), np.float64).low
+    here = slice(row, row + 1)
+    parts = [_tile(a, b, here, columns, np.float64).low for columns in blocks(len(b.x), width)]
+    low = np.concatenate(parts, axis=1)
     if same:
         low[0, row] = np.inf
     every = np.arange(len(b.x))[None]
@@ -224,22 +259,49 @@ def _settle(
     return np.take_along_axis(columns, order, 1), np.take_along_axis(squares, order, 1)
 
 
-def _inside(
-    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], dtype: type[np.floating]
-) -> list[NDArray[np.bool_]]:
+def _inside(a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array]) -> list[Mask]:
     """Which distances of a tile are at most each of the squared radii, ``[rows, columns]`` booleans."""
+    sure, open_ = _screened(a, b, rows, columns, radii, np.float32)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if sum(map(np.count_nonzero, open_)) <= _OPEN_SHARE * height * width:
+        return _decided(a, b, rows, columns, radii, sure, open_)
+    del open_
+    for strip in blocks(columns.stop, math.ceil(width / _WIDE_STRIPS), columns.start):
+        there = slice(strip.start - columns.start, strip.stop - columns.start)
+        here = [radius if radius.shape[1] == 1 else radius[:, there] for radius in radii]
+        found = _decided(a, b, rows, strip, here, *_screened(a, b, rows, strip, here, np.float64))
+        for whole, part in zip(sure, found, strict=True):
+            whole[:, there] = part
+    return sure
+
+
+def _screened(
+    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], dtype: type[np.floating]
+) -> tuple[list[Mask], list[Mask]]:
+    """Return for each radius which distances are within it for sure, and which are open."""
     tile = _tile(a, b, rows, columns, dtype)
     limits = [radius.astype(dtype) for radius in radii]
     possible = [tile.low <= limit for limit in limits]
     upper = tile.raise_to_upper()
     sure = [upper <= limit for limit in limits]
-    undecided = [np.flatnonzero(p ^ s) for p, s in zip(possible, sure, strict=True)]
-    if dtype is np.float32 and sum(map(len, undecided)) > _OPEN_SHARE * upper.size:
-        return _inside(a, b, rows, columns, radii, np.float64)
-    for held, radius, flat in zip(sure, radii, undecided, strict=True):
-        i, j = np.divmod(flat, upper.shape[1])
-        exact = _exact(a, b, i + rows.start, j + columns.start)
-        held[i, j] = exact <= np.broadcast_to(radius, upper.shape)[i, j]
+    return sure, [np.logical_xor(p, s, out=p) for p, s in zip(possible, sure, strict=True)]
+
+
+def _decided(
+    a: _Points,
+    b: _Points,
+    rows: slice,
+    columns: slice,
+    radii: list[Array],
+    sure: list[Mask],
+    open_: list[Mask],
+) -> list[Mask]:
+    """Return which distances are within each radius, the open ones by their exact values; fills in `sure`."""
+    for held, radius, undecided in zip(sure, radii, open_, strict=True):
+        flat, limits = np.flatnonzero(undecided), np.broadcast_to(radius, held.shape)
+        for some in blocks(len(flat), _OPEN_PAIRS):
+            i, j = np.divmod(flat[some], held.shape[1])
+            held[i, j] = _exact(a, b, i + rows.start, j + columns.start) <= limits[i, j]
     return sure
 
 
@@ -274,8 +336,12 @@ def _exact(a: _Points, b: _Points, i: NDArray[np.int64], j: NDArray[np.int64]) -
     return squares
 
 
-def _tile_shape(memory_mib: float) -> tuple[int, int]:
-    """Rows and columns of a tile that stays, with as much again for booleans and copies, in the memory."""
-    cells = max(1, int(memory_mib * 2**20 / 12))
-    rows = min(math.isqrt(cells), _MOST_TILE_ROWS)
-    return rows, cells // rows
+def _tile_shape(memory_mib: float, dim: int, share: float = 1.0) -> tuple[int, int]:
+    """Rows and columns of a tile that stays in a share of the memory.
+
+    A pair takes 12 bytes with its booleans and copies, each feature of a row or column 4 more.
+    """
+    room = share * memory_mib * 2**20
+    square = (math.sqrt((4 * dim) ** 2 + 12 * room) - 4 * dim) / 12
+    rows = min(max(1, int(square)), _MOST_TILE_ROWS)
+    return rows, max(1, int((room - 4 * dim * rows) / (12 * rows + 4 * dim)))

@@ -28,12 +28,14 @@ from graftgan.parallel import run_spread
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.choosing import Row, choose, order_rows
 from graftgan.stages.features import Features, Images, cached, cached_together, open_extractor, share_of
+from graftgan.stages.pictures import drawn_once
 from graftgan.stages.start import can_fit, scratch_spec
 from graftgan.world import is_first
 
 SCORES = ("recall", "precision", "density", "coverage", "kid", "fd")
 SHEET_IMAGES = 32
 SHEET_COLUMNS = 8
+SHEET_CELL_PX = 64
 LEAST_TARGET_IMAGES = 10
 
 
@@ -89,7 +91,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     warnings += advice
     if len(images) < 100:
         warnings.append(f"recall is counted on {len(images)} images: its steps are {1 / len(images):.3f}")
-    save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), folder / "target.png")
+    save_png(sheet(images[:SHEET_IMAGES], SHEET_COLUMNS, cell_px=SHEET_CELL_PX), folder / "target.png")
     chosen_one = next(c for c in candidates if (c.source.name if c.source else SCRATCH) == choice["name"])
     save_uncovered(folder / "uncovered.png", chosen_one, extractor, images, target, ctx)
     record = {
@@ -155,8 +157,7 @@ def measure(candidate: Candidate, ctx: Context) -> Row:
     device = pick_device(candidate.params.runtime.device)
     generator, content = generator_of(candidate, ctx)
     generator.to(device)
-    images = sample(generator, SHEET_IMAGES, rank.seed)
-    save_png(sheet(images, SHEET_COLUMNS, cell_px=64), candidate.sheets / f"{name}.png")
+    save_sheet(candidate.sheets / f"{name}.png", generator, content, rank.seed, ctx)
     extractor = open_extractor(rank.extractor, candidate.params)
     target = target_of(candidate, extractor, ctx)
     features = source_features(candidate, content, generator, extractor, ctx)
@@ -239,7 +240,17 @@ def save_uncovered(
     features = source_features(candidate, content, generator, extractor, ctx)
     params = candidate.params
     inside = covered(target, features, k=params.rank.neighbours, memory_mib=params.runtime.memory_mib)
-    save_png(sheet(images[~inside][:SHEET_IMAGES], SHEET_COLUMNS, cell_px=64), path)
+    save_png(sheet(images[~inside][:SHEET_IMAGES], SHEET_COLUMNS, cell_px=SHEET_CELL_PX), path)
+
+
+def save_sheet(path: Path, generator: Generator, content: str, seed: int, ctx: Context) -> None:
+    """Write a sheet of a candidate's samples; like their features it serves every later target."""
+
+    def draw(target: Path) -> None:
+        save_png(sheet(sample(generator, SHEET_IMAGES, seed), SHEET_COLUMNS, cell_px=SHEET_CELL_PX), target)
+
+    key = digest_text(f"sheet {content} {seed} {SHEET_IMAGES} {SHEET_COLUMNS} {SHEET_CELL_PX}")
+    drawn_once(path, key, draw, ctx)
 
 
 def ranking_csv(rows: Sequence[Row]) -> str:
