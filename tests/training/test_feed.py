@@ -114,3 +114,18 @@ def test_a_gpu_holds_the_images_and_gives_the_same_batches(monkeypatch: pytest.M
     expected = Feed(images, CPU).batch(rows)
     for feed in (held, sent):
         assert torch.allclose(feed.batch(rows).cpu(), expected)
+
+
+@pytest.mark.gpu
+def test_batches_that_travel_beside_the_work_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RESIDENT_SHARE", 0.0)
+    images, cuda = pictures(64), torch.device("cuda")
+    sent, here = Feed(images, cuda), Feed(images, CPU)
+    rows = [np.random.default_rng(n).integers(0, 64, 32) for n in range(50)]
+    work = torch.randn(2048, 2048, device=cuda)
+    found = []
+    for some in rows:
+        work = torch.tanh(work @ work)
+        found.append(sent.batch(some).sum((1, 2, 3)))
+    for some, sums in zip(rows, found, strict=True):
+        torch.testing.assert_close(sums.cpu(), here.batch(some).sum((1, 2, 3)), rtol=1e-4, atol=1e-2)
