@@ -17,8 +17,8 @@ class Feed:
     """Gives out batches by row numbers.
 
     A GPU holds all images as they are stored, if they take no more than `RESIDENT_SHARE` of its free memory:
-    then the host sends row numbers alone. Else it sends pixels through pinned memory, in a stream of their own:
-    the host does not wait, and while a batch travels the device works on the step before.
+    then the host sends row numbers alone. Else pixels go through pinned memory, in a stream of their own: the
+    host does not wait, and while a batch travels the device works on the step before.
 
     Args:
         images: uint8 [N, R, R, C].
