@@ -5,8 +5,8 @@
 After one round that is not counted ours and the peer take turns, to and fro, and the medians of the ratios of
 a turn count; times are of the whole process, on as many threads as OMP_NUM_THREADS allows. Both sides start
 from features: covariances are the peer's to make, their factors ours. Where the statistics of the second set
-are said to be kept, each side has made its own before. Features are random, 2,048 wide, with a flat and with
-a falling spectrum.
+are said to be kept, each side has made its own before; where covariances are given, ours has their factors to
+make. Features are random, 2,048 wide, with a flat and with a falling spectrum.
 
 Shares are of the arithmetic that the method needs at least (symmetric products by half), over the time and
 over what a large matrix product of the same precision does on this machine at the time. Memory is what a
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from processor import processor
 
 from graftgan.contract import write_json, write_text
-from graftgan.metrics.frechet import frechet_distance, frechet_from_moments, moments
+from graftgan.metrics.frechet import Moments, frechet_distance, frechet_from_moments, moments
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
 
@@ -163,6 +163,33 @@ def frechet(sizes: Sizes, n: int, fall: float, peer: str, kept: bool = False) ->
     return Work(title, peer, make, frechet_flops(n, m, dim, kept), "fp64")
 
 
+def of_covariance(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int) -> Moments:
+    """Return what ours needs to know, of what the peers do."""
+    root = np.ascontiguousarray(np.linalg.cholesky(covariance).T)
+    return Moments(mean, root, float(np.trace(covariance)), n)
+
+
+def frechet_of_covariances(sizes: Sizes, fall: float, peer: str) -> Work:
+    """Return the distance of many images to many, all of whose covariances are known on both sides."""
+    n, dim = sizes.many, sizes.dim
+
+    def make() -> tuple[Call, Call]:
+        given = [mean_and_covariance(draw(n, seed, dim, fall, shift=0.1 * seed)) for seed in (0, 1)]
+        (mean, covariance), (other_mean, other) = given
+
+        def ours() -> float:
+            return frechet_from_moments(*(of_covariance(*known, n) for known in given))
+
+        def theirs() -> float:
+            return FRECHET[peer](covariance, other, float(np.sum((mean - other_mean) ** 2)))
+
+        return ours, theirs
+
+    title = f"Fréchet distance, covariances of {n:,} each, {'falling' if fall else 'flat'} spectrum"
+    flops = dim**3 * (2 * 1 / 3 + 2 + 1 + 4 / 3)  # two factors, their product, its squares, their eigenvalues
+    return Work(title, peer, make, flops, "fp64")
+
+
 def pairs_flops(n: int, m: int, dim: int) -> float:
     """Return the arithmetic of products of all rows of two sets, with each other and within each."""
     return float(dim) * (n + m) ** 2
@@ -248,6 +275,7 @@ def works(sizes: Sizes) -> list[Work]:
         *(frechet(sizes, few, fall, peer, kept=True) for fall in (0.0, 1.0) for peer in FRECHET),
         *(frechet(sizes, few, 0.0, peer) for peer in FRECHET),
         *(frechet(sizes, many, fall, peer) for fall in (0.0, 1.0) for peer in FRECHET),
+        *(frechet_of_covariances(sizes, fall, peer) for fall in (0.0, 1.0) for peer in FRECHET),
         manifold(sizes),
         *kid_works(sizes),
     ]

@@ -531,6 +531,13 @@ def test_compiled_networks_train_like_plain_ones() -> None:
         assert other[name] == pytest.approx(mine[name], rel=0.05), name
 
 
+@pytest.mark.nightly
+def test_networks_compile_for_another_batch_too() -> None:
+    for batch in (4, 2):
+        trainer = run(make(batch=batch, compiled=True), 2)
+        assert trainer.finite() and trainer.images_seen == 2 * batch
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_gpu_trains_and_goes_on(tmp_path: Path, precision: str) -> None:

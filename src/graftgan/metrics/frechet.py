@@ -3,7 +3,8 @@
 ``d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)`` (Dowson and Landau 1982; Heusel et al. 2017, eq.
 6), covariance divisor n - 1. No matrix square root is taken: with ``S1 = A'A`` and ``S2 = B'B`` the last
 trace is the nuclear norm of ``A B'``. That is exact when there are fewer images than dimensions, where
-solvers on ``S1 S2`` add one square root of rounding noise per missing rank.
+solvers on ``S1 S2`` add one square root of rounding noise per missing rank. Factors and eigenvalues are
+PyTorch's, whose library takes a quarter to a half of the time of NumPy's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graftgan.metrics.intervals import (
@@ -179,14 +181,12 @@ def _helmert(centred: Array) -> Array:
 def _triangular_root(centred: Array) -> Array:
     """Triangular root of a covariance of full rank; by QR where the covariance is too flat for Cholesky."""
     n = len(centred)
-    try:
-        lower = np.linalg.cholesky(centred.T @ centred / (n - 1))
-    except np.linalg.LinAlgError:
+    covariance = torch.from_numpy(centred.T @ centred / (n - 1))
+    upper, failed = torch.linalg.cholesky_ex(covariance, upper=True)
+    pivots = upper.diagonal()
+    if failed or pivots.min() < _FLATTEST_PIVOT * pivots.max():
         return _qr_root(centred)
-    pivots = np.diagonal(lower)
-    if pivots.min() < _FLATTEST_PIVOT * pivots.max():
-        return _qr_root(centred)
-    return np.ascontiguousarray(lower.T)
+    return np.ascontiguousarray(upper.numpy())
 
 
 def _qr_root(centred: Array) -> Array:
@@ -204,13 +204,13 @@ def _nuclear_norm(a: Array, b: Array) -> float:
     if overlap.shape[0] > overlap.shape[1]:
         overlap = overlap.T
     if not _squares_must_drown(overlap, a, b):
-        squares = np.linalg.eigvalsh(overlap @ overlap.T)
+        squares = torch.linalg.eigvalsh(torch.from_numpy(overlap @ overlap.T)).numpy()
         rounding = _SQUARE_ROUNDING * squares[-1]
         if squares[0] > rounding:
             values = np.sqrt(squares)
             if np.sum(rounding / values) <= 2 * _GRAM_ERROR * values.sum():
                 return float(values.sum())
-    return float(np.linalg.svd(overlap, compute_uv=False).sum())
+    return float(torch.linalg.svdvals(torch.from_numpy(np.ascontiguousarray(overlap))).sum())
 
 
 def _squares_must_drown(overlap: Array, a: Array, b: Array) -> bool:

@@ -96,8 +96,9 @@ class Trainer:
         check_styled(gan, settings)
         draw: Any = gan.generator.synthesis if self.styled else gan.generator
         self._plain_draw = draw
-        self._draw = torch.compile(draw) if compiled else draw
-        judge: Any = torch.compile(gan.discriminator) if compiled else gan.discriminator
+        # After a second batch size shapes would become symbols, and noise does not compile with these.
+        self._draw = torch.compile(draw, dynamic=False) if compiled else draw
+        judge: Any = torch.compile(gan.discriminator, dynamic=False) if compiled else gan.discriminator
         self.game: Game = make_game(gan.discriminator, judge, settings.cdc.anchor_noise)
         self.penalties: tuple[Penalty, ...] = ()
         self.phases: Phases | None = None
