@@ -186,3 +186,9 @@ def test_rows_that_float32_cannot_settle_are_screened_together(monkeypatch: pyte
     (radii,) = squared_radii(x, [3])
     np.testing.assert_allclose(radii, np.sort(cdist(x, x, "sqeuclidean"), axis=1)[:, 3], rtol=1e-9)
     assert not alone
+
+
+def test_more_hits_than_a_byte_holds_are_counted() -> None:
+    a, b = draw(600, 3, 4), draw(520, 4, 4)
+    (all_of_them,) = hits(a, b, row_radii=[np.full(600, 1e9)])
+    assert (all_of_them.by_row == 520).all() and (all_of_them.by_column == 600).all()

@@ -27,6 +27,7 @@ _SPARE = 4
 """Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
 _MOST_TILE_ROWS = 2048
 _NORM_ROWS = 256
+_MOST_IN_A_BYTE = 255
 _PAIRS = 256
 _OPEN_PAIRS = 1 << 16
 _WIDE_STRIPS = 4
@@ -117,8 +118,9 @@ def hits(
             here = [r[rows] for r in of_rows] + [r[:, columns] for r in of_columns]
             inside = _inside(first, second, rows, columns, here)
             for hit, held in zip(found, inside, strict=True):
-                hit.by_row[rows] += np.count_nonzero(held, axis=1)
-                hit.by_column[columns] += np.count_nonzero(held, axis=0)
+                by_row, by_column = _counts(held)
+                hit.by_row[rows] += by_row
+                hit.by_column[columns] += by_column
     return found
 
 
@@ -197,6 +199,15 @@ def _again(
     for at in np.flatnonzero(_unsettled(bounds, squares, ks, len(b.x) - same, same)):
         index[at], squares[at] = _nearest_of_row(a, b, int(rows[at]), ks, keep, width, same)
     return index, squares
+
+
+def _counts(held: Mask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Numbers of those that hold, by row and by column, several times as fast as NumPy's own."""
+    by_row = np.bitwise_count(np.packbits(held, axis=1)).sum(axis=1, dtype=np.int64)
+    by_column = np.zeros(held.shape[1], np.int64)
+    for rows in blocks(len(held), _MOST_IN_A_BYTE):
+        by_column += np.add.reduce(held[rows].view(np.uint8), axis=0, dtype=np.uint8)
+    return by_row, by_column
 
 
 def _middle(x: Matrix) -> Array:
@@ -310,8 +321,8 @@ def _tile(a: _Points, b: _Points, rows: slice, columns: slice, dtype: type[np.fl
     left, left_norms = a.part(rows, dtype)
     right, right_norms = b.part(columns, dtype)
     slack = _slack(left.shape[1], dtype)
+    left *= -2  # of the shorter side, and exact
     bounds = product(left, right)
-    bounds *= -2
     bounds += (left_norms * (1 - slack)).astype(dtype)[:, None]
     bounds += (right_norms * (1 - slack)).astype(dtype)
     np.maximum(bounds, 0, out=bounds)
