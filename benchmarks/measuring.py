@@ -61,15 +61,26 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each call, one a round, to and fro, after a round that is not counted."""
+def turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, least_s: float = 0.0
+) -> dict[str, list[float]]:
+    """Return the seconds of each call, one a round, to and fro, after a round that is not counted.
+
+    Args:
+        calls: By name.
+        rounds: Rounds that count.
+        least_s: What takes less is called again until a turn has taken so long, and the mean counts: one call
+            of milliseconds after seconds of another's tells of threads that wake up.
+    """
     found: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         order = list(calls.items())
         for name, call in order if number % 2 else reversed(order):
-            seconds = timed(call)
+            seconds = [timed(call)]
+            while number and sum(seconds) < least_s:
+                seconds.append(timed(call))
             if number:
-                found[name].append(seconds)
+                found[name].append(statistics.fmean(seconds))
     return found
 
 

@@ -109,6 +109,13 @@ def test_turns_go_to_and_fro_after_a_round_that_does_not_count(monkeypatch: pyte
     assert measuring.median_ratio(found["b"], found["a"]) == (2.0 + 0.75) / 2
 
 
+def test_a_turn_lasts_as_long_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"a": iter([9.0, 1.0, 2.0, 3.0]), "b": iter([9.0, 7.0])}
+    monkeypatch.setattr(measuring, "timed", lambda call: next(call()))
+    found = measuring.turns({name: lambda name=name: times[name] for name in "ab"}, 1, least_s=5.0)
+    assert found == {"a": [2.0], "b": [7.0]}
+
+
 def test_extra_memory_is_what_a_call_adds() -> None:
     held = np.ones(1 << 22)
     found = measuring.extra_mib(lambda: np.ones(8 << 20).sum())

@@ -200,17 +200,17 @@ def _nuclear_norm(a: Array, b: Array) -> float:
     Eigenvalues of its Gram matrix are several times cheaper, but small ones drown in the rounding of the
     largest: singular values are taken wherever that could be seen in the sum.
     """
-    overlap = a @ b.T
-    if overlap.shape[0] > overlap.shape[1]:
-        overlap = overlap.T
-    if not _squares_must_drown(overlap, a, b):
-        squares = torch.linalg.eigvalsh(torch.from_numpy(overlap @ overlap.T)).numpy()
+    if len(a) > len(b):
+        a, b = b, a
+    overlap = torch.from_numpy(a) @ torch.from_numpy(b).T
+    if not _squares_must_drown(overlap.numpy(), a, b):
+        squares = torch.linalg.eigvalsh(overlap @ overlap.T).numpy()
         rounding = _SQUARE_ROUNDING * squares[-1]
         if squares[0] > rounding:
             values = np.sqrt(squares)
             if np.sum(rounding / values) <= 2 * _GRAM_ERROR * values.sum():
                 return float(values.sum())
-    return float(torch.linalg.svdvals(torch.from_numpy(np.ascontiguousarray(overlap))).sum())
+    return float(torch.linalg.svdvals(overlap).sum())
 
 
 def _squares_must_drown(overlap: Array, a: Array, b: Array) -> bool:
