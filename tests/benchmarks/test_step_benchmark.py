@@ -224,7 +224,8 @@ def test_tables_stand_between_their_comments(tmp_path: Path) -> None:
 
 def test_documents_show_what_the_results_hold() -> None:
     found = tables.documents(tables.ROOT)
-    assert [file.name for file in found] == ["README.md", "classes.md", "methods.md", "performance.md", "studies.md"]
+    asking = ["README.md", "classes.md", "methods.md", "performance.md", "studies.md"]
+    assert [file.name for file in found] == asking
     for file in found:
         text = file.read_text(encoding="utf-8")
         assert tables.filled(text, tables.ROOT / "benchmarks" / "results") == text, "run benchmarks/tables.py"
