@@ -7,6 +7,11 @@ rights; so both are looked at before anything is asked or fetched.
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,9 +31,28 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 _ASK = "ask whoever runs the MLflow server"
 # What MLflow fails with at answers of another shape, which it reads as if they came from a friend.
 MISREAD = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+_REMOVALS, _BETWEEN_REMOVALS_S = 40, 0.05
 _LOCAL = ("", "file")
 # Places that lead to a place again would be followed without end.
 _LEADING_ON = ("models", "runs")
+
+
+@contextmanager
+def fetching() -> Iterator[Path]:
+    """Give a folder for what is fetched, and remove it afterwards.
+
+    Where an answer is refused, MLflow's threads may still write files that were asked for before it, so that
+    removing them can take several tries; it is the refusal that is told.
+    """
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        yield scratch
+    finally:
+        for _ in range(_REMOVALS):
+            shutil.rmtree(scratch, ignore_errors=True)
+            if not scratch.exists():
+                break
+            time.sleep(_BETWEEN_REMOVALS_S)
 
 
 def check_name(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import mlflow
@@ -14,7 +13,7 @@ from graftgan.connections import PunctualProtocol
 from graftgan.errors import ConfigError
 from graftgan.guard import Guard
 from graftgan.packages import FACTS
-from graftgan.registry_answers import MODELS, split
+from graftgan.registry_answers import MODELS, fetching, split
 from graftgan.serving_limits import timeout_s
 from graftgan.tracking import Connection, save_pyfunc
 
@@ -39,8 +38,8 @@ def serve(model: str, track: Track, host: str, port: int) -> None:
     """
     # The code stored with a model may be older, and ask in every request only.
     timeout_s()
-    with tempfile.TemporaryDirectory() as scratch:
-        app = scoring_server.init(mlflow.pyfunc.load_model(_place(model, track, Path(scratch))))
+    with fetching() as scratch:
+        app = scoring_server.init(mlflow.pyfunc.load_model(_place(model, track, scratch)))
         uvicorn.run(
             Guard(app),
             host=host,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from graftgan.errors import ConfigError
 from graftgan.journal import CHAMPION, REASON_TAG, SUPERSEDED_TAG
 from graftgan.packages import FACTS, load_package
 from graftgan.registry import MlflowRegistry
-from graftgan.registry_answers import split
+from graftgan.registry_answers import fetching, split
 from graftgan.reporting.numbers import Interval, decimals_for, number, text
 
 PROTOCOL = ("dataset", "protocol")
@@ -156,18 +155,18 @@ def fetched(registry: MlflowRegistry, model: str) -> Iterator[tuple[Path, str]]:
         TryAgain: If the registry does not answer.
     """
     version = named(registry, model)
-    with tempfile.TemporaryDirectory() as scratch:
-        yield registry.download(version, Path(scratch)), f"{version.name}, version {version.version}"
+    with fetching() as scratch:
+        yield registry.download(version, scratch), f"{version.name}, version {version.version}"
 
 
 def _facts(registry: MlflowRegistry, version: Registered) -> Facts:
-    with tempfile.TemporaryDirectory() as scratch:
-        return Facts(version, read_json(registry.download(version, Path(scratch)) / FACTS))
+    with fetching() as scratch:
+        return Facts(version, read_json(registry.download(version, scratch) / FACTS))
 
 
 def _try_out(registry: MlflowRegistry, version: Registered) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = registry.download(version, Path(scratch))
+    with fetching() as scratch:
+        folder = registry.download(version, scratch)
         if not is_bank(read_json(folder / FACTS)):
             load_package(folder).sample(1, 0)
             return

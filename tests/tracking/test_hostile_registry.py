@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from graftgan.cli import cli
 from graftgan.config import Track
 from graftgan.errors import CheckpointError, ConfigError, Ending, TryAgain
 from graftgan.registry import MlflowRegistry
+from graftgan.registry_answers import fetching
 from graftgan.tracking import Connection
 from graftgan.versions import fetched, table
 from tracking.strangers import Stranger, stranger
@@ -179,3 +181,19 @@ def test_reasons_of_a_stranger_give_no_orders_to_a_terminal(server: Stranger, pl
     registry = MlflowRegistry(Connection(Track(uri=server.uri, artifacts=str(place / "shared"))), run=str)
     (line,) = table(registry, "toys")
     assert "good" in line and line.isprintable()
+
+
+def test_a_folder_that_is_still_written_to_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a refused answer, when MLflow's threads still write what was asked for before it."""
+    remove, lost = shutil.rmtree, []
+
+    def losing(folder: Path, ignore_errors: bool) -> None:
+        lost.append(folder)
+        if len(lost) > 2:
+            remove(folder, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", losing)
+    with pytest.raises(CheckpointError, match="refused"), fetching() as scratch:
+        (scratch / "part").touch()
+        raise CheckpointError("refused", "ask")
+    assert len(lost) == 3 and not scratch.exists()

@@ -9,7 +9,7 @@ from training.nets import recipe
 
 from graftgan.errors import ConfigError
 from graftgan.transfer import METHODS, method
-from graftgan.transfer.auto import RULES
+from graftgan.transfer.auto import TABLES
 from graftgan.transfer.penalties import make_penalties
 from graftgan.transfer.rehearsal import check_networks
 from transfer.families import small
@@ -23,7 +23,7 @@ CASES: tuple[tuple[dict[str, Any], bool], ...] = (
     ({"filter_transfer": {"head": "small"}}, False),
     ({"low_level_from_px": 64}, False),
 )
-TAKEN = sorted({rule.method for rule in RULES.rules})
+TAKEN = sorted({rule.method for table in TABLES for rule in table.rules})
 """What `auto` may take."""
 
 
