@@ -4,7 +4,7 @@
 6), covariance divisor n - 1. No matrix square root is taken: with ``S1 = A'A`` and ``S2 = B'B`` the last
 trace is the nuclear norm of ``A B'``. That is exact when there are fewer images than dimensions, where
 solvers on ``S1 S2`` add one square root of rounding noise per missing rank. Factors and eigenvalues are
-PyTorch's, whose library takes a quarter to a half of the time of NumPy's.
+PyTorch's: two libraries' threads would wait for each other's cores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """A convolution and the ReLU behind it in one pass over memory, for inference on a CPU.
 
-What is written by a convolution and read again by its ReLU takes a tenth of the time of a feature network in
-float32 and a third in bfloat16. oneDNN clips values before it writes them; torch reaches that by an operator
+What a convolution writes need not be read and written again by its ReLU. oneDNN clips values before it writes them; torch reaches that by an operator
 that its compiler uses, and which has no gradient. Where it cannot be used the two run one after the other.
 """
 
