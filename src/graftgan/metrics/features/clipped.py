@@ -1,7 +1,8 @@
 """A convolution and the ReLU behind it in one pass over memory, for inference on a CPU.
 
-What a convolution writes need not be read and written again by its ReLU. oneDNN clips values before it writes them; torch reaches that by an operator
-that its compiler uses, and which has no gradient. Where it cannot be used the two run one after the other.
+What a convolution writes need not be read and written again by its ReLU: oneDNN clips values before it writes
+them. torch reaches that by an operator that its compiler uses, and which has no gradient. Where it cannot be
+used the two run one after the other.
 """
 
 from __future__ import annotations
