@@ -25,6 +25,8 @@ from graftgan.transfer import method
 from graftgan.transfer.penalties import make_penalties
 from stages.test_finetune import Workshop
 
+pytestmark = pytest.mark.usefixtures("rules")
+
 
 def without_discriminator(folder: Path) -> None:
     held = load_file(folder / WEIGHTS)

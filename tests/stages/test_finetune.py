@@ -573,6 +573,7 @@ def test_a_named_method_leaves_no_word_of_auto(base: tuple[Workshop, Result]) ->
         assert not {"method_asked", "method_why"} & set(workshop.report(run))
 
 
+@pytest.mark.usefixtures("rules")
 def test_auto_runs_to_the_end_where_the_best_method_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

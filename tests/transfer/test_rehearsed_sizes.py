@@ -9,7 +9,6 @@ from training.nets import recipe
 
 from graftgan.errors import ConfigError
 from graftgan.transfer import METHODS, method
-from graftgan.transfer.auto import TABLES
 from graftgan.transfer.penalties import make_penalties
 from graftgan.transfer.rehearsal import check_networks
 from transfer.families import small
@@ -23,8 +22,6 @@ CASES: tuple[tuple[dict[str, Any], bool], ...] = (
     ({"filter_transfer": {"head": "small"}}, False),
     ({"low_level_from_px": 64}, False),
 )
-TAKEN = sorted({rule.method for table in TABLES for rule in table.rules})
-"""What `auto` may take."""
 
 
 def refused(family: str, fresh: bool, **changes: Any) -> str:
@@ -44,7 +41,7 @@ def refused(family: str, fresh: bool, **changes: Any) -> str:
 @pytest.mark.parametrize(("changes", "fresh"), CASES, ids=str)
 def test_a_trial_is_as_the_run(family: str, changes: dict[str, Any], fresh: bool) -> None:
     spec = small(family).spec
-    for name in TAKEN:
+    for name in METHODS:
         if METHODS[name].families is None or family in METHODS[name].families:
             try:
                 check_networks(recipe(method=name, **changes), spec, fresh, "near")
