@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from graftgan.training.layout import walk_straight
+
 ADAM_BETAS = (0.0, 0.99)
 
 
@@ -15,18 +17,10 @@ def make_adam(network: nn.Module, lr: float, lazy_interval: int) -> torch.optim.
     ratio = lazy_interval / (lazy_interval + 1) if lazy_interval else 1.0
     moving = [p for p in network.parameters() if p.requires_grad]
     betas = (ADAM_BETAS[0] ** ratio, ADAM_BETAS[1] ** ratio)
-    return torch.optim.Adam(moving, lr=lr * ratio, betas=betas, eps=1e-8, fused=True)
-
-
-def lay_out(adam: torch.optim.Adam) -> None:
-    """Give the moments the memory layout of their parameters.
-
-    Saved tensors are contiguous. The fused kernel on a CPU walks through memory without a look at strides, so
-    with channels_last weights it would pair each weight with another one's moments.
-    """
-    for parameter, moments in adam.state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            moments[name] = torch.empty_like(parameter, requires_grad=False).copy_(moments[name])
+    adam = torch.optim.Adam(moving, lr=lr * ratio, betas=betas, eps=1e-8, fused=True)
+    if all(p.device.type == "cpu" for p in moving):
+        walk_straight(adam)
+    return adam
 
 
 def rate_of(adam: torch.optim.Adam) -> float:

@@ -21,9 +21,10 @@ from graftgan.training.augment import Augment
 from graftgan.training.ema import ema_beta, update_ema
 from graftgan.training.feed import Feed
 from graftgan.training.game import Game, make_game
+from graftgan.training.layout import lay_out, lay_out_moments
 from graftgan.training.losses import path_lengths, r1_penalty
 from graftgan.training.meter import Meter
-from graftgan.training.optimiser import lay_out, limited, make_adam, rate_of
+from graftgan.training.optimiser import limited, make_adam, rate_of
 from graftgan.training.penalty import Penalty
 from graftgan.training.phases import Phases, Resting
 from graftgan.training.prior import MovingPrior
@@ -89,9 +90,9 @@ class Trainer:
         self.path_mean = torch.zeros((), device=device)
         self.lr_scale = 1.0
         self.meter = Meter()
-        networks: tuple[Any, ...] = (gan.generator, gan.discriminator, gan.generator_ema)
+        networks = (gan.generator, gan.discriminator, gan.generator_ema)
         for network in networks:
-            network.to(memory_format=torch.channels_last)
+            lay_out(network)
         self.styled = isinstance(gan.generator, StyledGenerator)
         check_styled(gan, settings)
         draw: Any = gan.generator.synthesis if self.styled else gan.generator
@@ -381,7 +382,7 @@ class Trainer:
         gan.generator_ema.load_state_dict(state["generator_ema"])
         for adam, saved in ((self.adam_g, state["adam_g"]), (self.adam_d, state["adam_d"])):
             adam.load_state_dict(saved)
-            lay_out(adam)
+            lay_out_moments(adam)
         self.scaler.load_state_dict(state["scaler"])
         self.augment.load_state_dict(state["augment"])
         self.path_mean = state["path_mean"].to(self.device)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graftgan.gans.stylegan2 import StyleGAN2Spec
-from graftgan.gans.stylegan2.discriminator import StyleGAN2Discriminator, minibatch_stddev
+from graftgan.gans.stylegan2.discriminator import Conv, StyleGAN2Discriminator, minibatch_stddev
 
 from . import reference
 from .sizes import DEMO, TINY
@@ -35,6 +35,34 @@ def test_matches_the_reference(classes: int) -> None:
     actual = net(img, labels)
     assert actual.shape == (8, 1)
     assert float(((actual - expected).norm() / expected.norm()).detach()) < 1e-6
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("down", [False, True])
+def test_a_gain_may_be_left_to_what_follows(kernel: int, down: bool) -> None:
+    torch.manual_seed(0)
+    conv = Conv(5, 6, kernel, down=down, gain=0.7).double()
+    assert conv.bias is not None
+    torch.nn.init.normal_(conv.bias)
+    x = torch.randn(2, 5, 8, 8, dtype=torch.float64, requires_grad=True)
+    before = 1.7  # what earlier layers left over
+    found = conv.ungained(x, before * conv.weight_gain) * before * conv.weight_gain
+    expected = conv(before * x)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    weights = [x, *conv.parameters()]
+    ours, theirs = (torch.autograd.grad(y.square().sum(), weights) for y in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+
+
+def test_a_small_range_gets_its_gains_at_once() -> None:
+    """Two wide layers without gains exceed what float16 can hold, or what it is limited to."""
+    net = _discriminator(DEMO)
+    img = torch.rand(4, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        expected = net.features(img)
+        with torch.autocast("cpu", dtype=torch.float16):
+            found = net.features(img)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize(("n", "group"), [(8, 4), (8, 8), (4, 4), (6, 3), (5, 1)])

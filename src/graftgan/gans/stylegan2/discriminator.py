@@ -17,6 +17,7 @@ from graftgan.gans.stylegan2.layers import (
     FullyConnected,
     activate,
     at_least_float32,
+    compute_dtype,
     full_precision,
 )
 from graftgan.gans.stylegan2.mapping import LabelMapping
@@ -28,7 +29,10 @@ MBSTD_EPS = 1e-8
 
 
 class Conv(nn.Module):
-    """Convolution with equalised learning rate, then bias and leaky ReLU; gains are folded into the weight.
+    """Convolution with equalised learning rate, then bias and leaky ReLU.
+
+    ``forward`` folds the gains into the weight. A leaky ReLU lets positive factors through, so ``ungained``
+    can leave them to what follows: wide layers have more weights than activations.
 
     Args:
         in_channels: Feature maps in.
@@ -59,13 +63,19 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` [N, I, H, W] to [N, O, H, W], or half that size."""
+        return self._convolved(x, self.weight * self.weight_gain, self.bias_gain)
+
+    def ungained(self, x: Tensor, gain: float) -> Tensor:
+        """Return, over ``gain``, what ``forward`` gives for ``x * gain / weight_gain``."""
+        return self._convolved(x, self.weight, self.bias_gain / gain)
+
+    def _convolved(self, x: Tensor, weight: Tensor, bias_gain: float) -> Tensor:
         stride = 1
         if self.blur is not None:
             x, stride = self.blur(x), 2
-        weight = self.weight * self.weight_gain
         if self.bias is None:
             return F.conv2d(x, weight, stride=stride, padding=self.padding)
-        return activate(F.conv2d(x, weight, self.bias * self.bias_gain, stride=stride, padding=self.padding))
+        return activate(F.conv2d(x, weight, self.bias * bias_gain, stride=stride, padding=self.padding))
 
 
 class DiscriminatorBlock(nn.Module):
@@ -85,7 +95,11 @@ class DiscriminatorBlock(nn.Module):
         if self.fromrgb is not None:
             x = self.fromrgb(x).contiguous(memory_format=torch.channels_last)
         shortcut = self.skip(self.down(x))
-        return cast(Tensor, shortcut.add_(self.conv1(self.conv0(x))))
+        if compute_dtype(x) is torch.float16:  # too small a range for what has no gain yet
+            return cast(Tensor, shortcut.add_(self.conv1(self.conv0(x))))
+        gain = self.conv0.weight_gain * self.conv1.weight_gain
+        residual = self.conv1.ungained(self.conv0.ungained(x, self.conv0.weight_gain), gain)
+        return cast(Tensor, shortcut.add_(residual, alpha=gain))
 
 
 def minibatch_stddev(x: Tensor, group: int, split: int = 1) -> Tensor:
@@ -133,8 +147,9 @@ class Epilogue(nn.Module):
     def forward(self, x: Tensor, mbstd_split: int = 1) -> Tensor:
         """Map ``x`` [N, C, 4, 4] to the features [N, C] that ``out`` takes."""
         with full_precision(x):
-            x = self.conv(minibatch_stddev(at_least_float32(x), self.mbstd_group, mbstd_split))
-            return cast(Tensor, self.fc(x.flatten(1)))
+            gain = self.conv.weight_gain
+            x = minibatch_stddev(at_least_float32(x), self.mbstd_group, mbstd_split)
+            return cast(Tensor, self.fc(self.conv.ungained(x, gain).flatten(1) * gain))
 
 
 class StyleGAN2Discriminator(Discriminator):

@@ -41,6 +41,9 @@ class SynthesisLayer(nn.Module):
         resolution: Side of the output in pixels.
         up: Whether the layer doubles the size (transposed convolution, then the filter [1, 3, 3, 1]).
         noise: Whether noise is added; without it the strength stays at 0, where every layout can hold it.
+
+    Attributes:
+        transposed: Whether the convolution reads the weight [O, I, 3, 3] as [I, O, 3, 3].
     """
 
     noise_const: Tensor
@@ -62,6 +65,7 @@ class SynthesisLayer(nn.Module):
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
         self.blur = Blur(out_channels, padding=1, gain=4.0) if up else None
         self.noise = noise
+        self.transposed = up
 
     def forward(self, x: Tensor, w: Tensor, noise_mode: NoiseMode = "random") -> Tensor:
         """Map ``x`` [N, I, H, W] with ``w`` [N, w_dim] to [N, O, R, R]."""
@@ -70,14 +74,14 @@ class SynthesisLayer(nn.Module):
         if self.blur is None:
             x = F.conv2d(x, weight, padding=1)
         else:
-            x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
+            x = self.blur(F.conv_transpose2d(x, weight, stride=2))
         x = x * demod
         if self.noise and noise_mode != "none":
             x.add_(self._noise(x, noise_mode))
         return activate(x.add_((self.bias * ACT_GAIN).to(x.dtype)[:, None, None]))
 
     def _modulation(self, w: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scales of the input [N, I, 1, 1] and of the output [N, O, 1, 1], and the weight."""
+        """Return scales of the input [N, I, 1, 1] and output [N, O, 1, 1], and the weight as it is read."""
         weight: Tensor = self.weight
         with full_precision(w):
             style = self.affine(w)
@@ -85,7 +89,13 @@ class SynthesisLayer(nn.Module):
                 # The scales of style and weight cancel in the product; at 1 nothing overflows.
                 style = style / style.abs().amax(dim=1, keepdim=True).clamp_min(DEMOD_EPS)
                 weight = weight / math.sqrt(weight[0].numel())
-            demod = (style.square() @ weight.square().sum(dim=(2, 3)).t() + DEMOD_EPS).rsqrt() * ACT_GAIN
+            if self.transposed:
+                # Sums in the order of memory, so that their gradient comes in it, too.
+                weight = weight.transpose(0, 1)
+                energy = weight.square().sum(dim=(2, 3))
+            else:
+                energy = weight.square().sum(dim=(2, 3)).t()
+            demod = (style.square() @ energy + DEMOD_EPS).rsqrt() * ACT_GAIN
         return style.to(dtype)[:, :, None, None], demod.to(dtype)[:, :, None, None], weight
 
     def _noise(self, x: Tensor, noise_mode: NoiseMode) -> Tensor:
