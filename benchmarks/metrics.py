@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from processor import processor
 
 from graftgan.contract import write_json, write_text
-from graftgan.metrics.frechet import Moments, frechet_distance, frechet_from_moments, moments
+from graftgan.metrics.frechet import Moments, covariance_root, frechet_distance, frechet_from_moments, moments
 from graftgan.metrics.kid import kid
 from graftgan.metrics.manifold import manifold_scores
 
@@ -167,7 +167,8 @@ def frechet(sizes: Sizes, n: int, fall: float, peer: str, kept: bool = False) ->
 
 def of_covariance(mean: NDArray[np.float64], covariance: NDArray[np.float64], n: int) -> Moments:
     """Return what ours needs to know, of what the peers do."""
-    root = np.ascontiguousarray(np.linalg.cholesky(covariance).T)
+    root = covariance_root(covariance)
+    assert root is not None, "drawn features are not flat"
     return Moments(mean, root, float(np.trace(covariance)), n)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from graftgan.config import Finetune
 from graftgan.gans.base import Gan, autocast, build
 from graftgan.gans.stylegan2 import StyleGAN2Spec
+from graftgan.gans.stylegan2.discriminator import DiscriminatorBlock
 from graftgan.gans.stylegan2.generator import DEMOD_EPS, SynthesisLayer
 from graftgan.gans.stylegan2.layers import ACT_GAIN, BlurDown, activate, compute_dtype, full_precision
 from graftgan.training import trainer as of_trainer
@@ -59,6 +60,19 @@ def grouped(layer: SynthesisLayer, x: Tensor, w: Tensor, noise_mode: Any = "rand
 def strided(blur: BlurDown, x: Tensor) -> Tensor:
     """The filter as one strided convolution in bfloat16 too."""
     return F.conv2d(x, blur.kernel, stride=2, padding=1, groups=x.shape[1])
+
+
+def gained(block: DiscriminatorBlock, x: Tensor) -> Tensor:
+    """The block with the gains in its weights."""
+    if block.fromrgb is not None:
+        x = block.fromrgb(x).contiguous(memory_format=torch.channels_last)
+    shortcut: Tensor = block.skip(block.down(x))
+    return shortcut.add_(block.conv1(block.conv0(x)))
+
+
+def alike(network: torch.nn.Module) -> None:
+    """All filters channels last, those that are read transposed too."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def adam(**how: bool) -> Callable[..., torch.optim.Adam]:
@@ -113,6 +127,9 @@ TAKEN_BACK = (
         "NCHW instead of channels_last", lambda: swapped(torch, "channels_last", torch.contiguous_format)
     ),
     Variant("modulated weights, grouped", lambda: swapped(SynthesisLayer, "forward", grouped)),
+    Variant("all filters in the same order", lambda: swapped(of_trainer, "lay_out", alike)),
+    Variant("gains in D's weights", lambda: swapped(DiscriminatorBlock, "forward", gained)),
+    Variant("fused Adam on copied gradients", lambda: swapped(of_trainer, "make_adam", adam(fused=True))),
     Variant("foreach Adam", lambda: swapped(of_trainer, "make_adam", adam(foreach=True))),
     Variant("Adam, a tensor at a time", lambda: swapped(of_trainer, "make_adam", adam(foreach=False))),
     Variant("strided blur in bf16", lambda: swapped(BlurDown, "forward", strided), only="bf16"),

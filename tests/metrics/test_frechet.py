@@ -194,3 +194,24 @@ def test_roots_of_few_images_are_not_taken_for_triangular() -> None:
     assert not frechet._squares_must_drown(overlap, np.ones((2, 5)), np.ones((2, 5)))
     assert frechet._squares_must_drown(overlap, np.eye(2), overlap)
     assert frechet._squares_must_drown(np.zeros((2, 2)), np.zeros((2, 2)), np.eye(2))
+
+
+@pytest.mark.parametrize("strip", [5, 12, 100])
+@pytest.mark.parametrize(("n_a", "n_b"), [(60, 80), (7, 80), (80, 7), (12, 80), (6, 9)])
+def test_zeros_of_triangular_roots_are_left_out(
+    n_a: int, n_b: int, strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = draw(n_a, 12, 0), draw(n_b, 12, 1, 1.3, 0.1)
+    expected = float(np.linalg.svd(moments(a).root @ moments(b).root.T, compute_uv=False).sum())
+    monkeypatch.setattr(frechet, "_STRIP", strip)
+    assert frechet._nuclear_norm(moments(a).root, moments(b).root) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_root_of_a_covariance_that_is_given() -> None:
+    covariance = np.cov(draw(60, 12, 0), rowvar=False)
+    root = frechet.covariance_root(covariance)
+    assert root is not None
+    np.testing.assert_allclose(root.T @ root, covariance, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(np.tril(root, -1), 0)
+    covariance[:, 3] = covariance[3] = 0
+    assert frechet.covariance_root(covariance) is None

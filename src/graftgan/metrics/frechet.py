@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from graftgan.metrics.intervals import (
     Array,
@@ -26,8 +27,10 @@ from graftgan.metrics.intervals import (
     student_quantile,
     symmetric_interval,
 )
+from graftgan.metrics.products import blocks
 
 REAL_BLOCKS = 10
+_STRIP = 256
 _FLATTEST_PIVOT = 1e-4
 _GRAM_ERROR = 1e-11
 """Relative error of a sum of singular values that may come from squaring them."""
@@ -41,7 +44,7 @@ class Moments:
 
     Attributes:
         mean: ``[dim]``.
-        root: ``[min(n - 1, dim), dim]`` with ``root.T @ root`` the covariance.
+        root: ``[min(n - 1, dim), dim]`` with ``root.T @ root`` the covariance; upper triangular if square.
         trace: trace of the covariance.
         n: number of images.
     """
@@ -63,7 +66,7 @@ def moments(features: NDArray[np.floating]) -> Moments:
     mean = x.mean(axis=0)
     centred = x - mean
     root = _helmert(centred) if n <= dim else _triangular_root(centred)
-    return Moments(mean, root, float(np.sum(centred**2) / (n - 1)), n)
+    return Moments(mean, root, float(np.vdot(centred, centred) / (n - 1)), n)
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -181,12 +184,18 @@ def _helmert(centred: Array) -> Array:
 def _triangular_root(centred: Array) -> Array:
     """Triangular root of a covariance of full rank; by QR where the covariance is too flat for Cholesky."""
     n = len(centred)
-    covariance = torch.from_numpy(centred.T @ centred / (n - 1))
-    upper, failed = torch.linalg.cholesky_ex(covariance, upper=True)
+    root = covariance_root(centred.T @ centred / (n - 1))
+    return _qr_root(centred) if root is None else root
+
+
+def covariance_root(covariance: Array) -> Array | None:
+    """Upper triangular root of a covariance ``[dim, dim]``, None where it is too flat for Cholesky's."""
+    upper, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance), upper=True)
     pivots = upper.diagonal()
     if failed or pivots.min() < _FLATTEST_PIVOT * pivots.max():
-        return _qr_root(centred)
-    return np.ascontiguousarray(upper.numpy())
+        return None
+    root: Array = upper.numpy()
+    return root
 
 
 def _qr_root(centred: Array) -> Array:
@@ -202,15 +211,37 @@ def _nuclear_norm(a: Array, b: Array) -> float:
     """
     if len(a) > len(b):
         a, b = b, a
-    overlap = torch.from_numpy(a) @ torch.from_numpy(b).T
+    overlap = _overlap(torch.from_numpy(a), torch.from_numpy(b))
     if not _squares_must_drown(overlap.numpy(), a, b):
-        squares = torch.linalg.eigvalsh(overlap @ overlap.T).numpy()
+        squares = torch.linalg.eigvalsh(_lower_gram(overlap)).numpy()
         rounding = _SQUARE_ROUNDING * squares[-1]
         if squares[0] > rounding:
             values = np.sqrt(squares)
             if np.sum(rounding / values) <= 2 * _GRAM_ERROR * values.sum():
                 return float(values.sum())
     return float(torch.linalg.svdvals(overlap).sum())
+
+
+def _overlap(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b.T`` without the zeros of square roots, which are triangular."""
+    (n, dim), m = a.shape, len(b)
+    overlap = torch.empty(n, m, dtype=a.dtype)
+    for of_b in blocks(m, _STRIP):
+        first = of_b.start if m == dim else 0  # where these rows begin
+        if n < dim:
+            overlap[:, of_b] = a[:, first:] @ b[of_b, first:].T
+        else:
+            overlap[of_b, : of_b.stop] = a[of_b, first:] @ b[: of_b.stop, first:].T
+            overlap[: of_b.start, of_b] = a[: of_b.start, first:] @ b[of_b, first:].T
+    return overlap
+
+
+def _lower_gram(x: Tensor) -> Tensor:
+    """``x @ x.T`` up to its diagonal, block by block; what is above is not to be read."""
+    gram = torch.empty(len(x), len(x), dtype=x.dtype)
+    for rows in blocks(len(x), _STRIP):
+        gram[rows, : rows.stop] = x[rows] @ x[: rows.stop].T
+    return gram
 
 
 def _squares_must_drown(overlap: Array, a: Array, b: Array) -> bool:
