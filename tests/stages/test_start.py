@@ -16,7 +16,7 @@ from graftgan.data.dataset import ImageSet
 from graftgan.errors import ConfigError
 from graftgan.gans.base import build
 from graftgan.params import load
-from graftgan.stages.start import FIXING_D, Start, can_fit, starting_point
+from graftgan.stages.start import Start, can_fit, starting_point
 from graftgan.transfer import METHODS
 from stages.models import tiny_spec
 from stages.test_finetune import Workshop
@@ -114,7 +114,7 @@ def test_a_generator_alone_is_refused_unless_a_fresh_discriminator_is_asked_for(
     found = begin(workshop, finetune__fresh_discriminator="true")
     assert found.gan.fresh == ("discriminator",) and "fresh one is trained" in found.changes[0]
     assert len(found.changes) == 1
-    for name in FIXING_D:
+    for name in (name for name in METHODS if METHODS[name].fixes_d):
         fixing = begin(workshop, finetune__fresh_discriminator="true", finetune__method=name)
         assert f"finetune.method={name} fixes nothing of D" in fixing.changes[1]
 
@@ -129,7 +129,7 @@ def test_methods_that_fix_a_part_of_d_are_known() -> None:
         and every - method.trainable_discriminator(gan, settings)
     }  # fmt: skip
     # GAN Memory modulates a D rather than fix a part of it, and refuses a fresh one.
-    assert found == set(FIXING_D)
+    assert found == {name for name in METHODS if METHODS[name].fixes_d}
 
 
 def test_families_that_can_be_cut_fit_other_sizes(tmp_path: Path) -> None:

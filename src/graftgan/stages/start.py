@@ -18,8 +18,6 @@ from graftgan.stages.target_class import class_mixture, told
 from graftgan.transfer import method
 
 FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
-FIXING_D = ("freeze_d", "filter_transfer", "adafm")
-"""Methods that keep a part of the source's D."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,8 @@ def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[
 
 
 def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
-    if "discriminator" not in gan.fresh or method(params.finetune.method).direct is not None:
+    chosen = method(params.finetune.method)
+    if "discriminator" not in gan.fresh or chosen.direct is not None:
         return []
     if not params.finetune.fresh_discriminator:
         raise ConfigError(
@@ -126,8 +125,9 @@ def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
             "choose another source, or set finetune.fresh_discriminator=true",
         )
     found = [f"source {source.name} has no discriminator, a fresh one is trained: {FRESH_D_RESULT}"]
-    if (name := params.finetune.method) in FIXING_D:
+    if chosen.fixes_d:
         found.append(
-            f"finetune.method={name} fixes nothing of D, which finetune.fresh_discriminator=true makes new"
+            f"finetune.method={chosen.name} fixes nothing of D, "
+            "which finetune.fresh_discriminator=true makes new"
         )
     return found

@@ -110,4 +110,5 @@ METHOD = Method(
     begins=begins,
     check=check,
     adapter=True,
+    fixes_d=True,
 )

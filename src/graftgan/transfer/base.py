@@ -49,6 +49,7 @@ class Method:
         adapter: Whether few of G's tensors move, so that a file of these alone is worth having.
         penalties: Names of the terms that it adds to the losses, as in `finetune.penalties`.
         families: The families of networks that have what it trains; None is all.
+        fixes_d: Whether it keeps a part of the source's D.
         direct: Makes the trainer of a method without a discriminator; None for the game of G against D.
     """
 
@@ -63,6 +64,7 @@ class Method:
     adapter: bool = False
     penalties: tuple[str, ...] = ()
     families: tuple[str, ...] | None = None
+    fixes_d: bool = False
     direct: DirectFactory | None = None
 
     def apply(self, gan: Gan, settings: Finetune) -> None:

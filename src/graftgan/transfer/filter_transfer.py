@@ -89,4 +89,5 @@ METHOD = Method(
     prepare=prepare,
     check=check,
     adapter=True,
+    fixes_d=True,
 )

@@ -111,4 +111,5 @@ METHOD = Method(
     help="As full, but D's first freeze_d_layers or freeze_d_blocks stay fixed (FreezeD, Mo et al. 2020).",
     trainable_generator=lambda gan, settings: every_parameter(gan.generator),
     trainable_discriminator=moving,
+    fixes_d=True,
 )
