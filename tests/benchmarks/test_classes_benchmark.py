@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from stages.test_class_embedding import settings, shop
 
+from graftgan.checkpoints.catalogue import Catalogue
 from graftgan.context import Context
+from graftgan.gans.class_table import class_table
 from graftgan.metrics.features import make_extractor
 from graftgan.transfer.class_settings import preset
 from graftgan.transfer.combinations import check_settings
@@ -23,15 +25,16 @@ from scripts import loaded
 classes: Any = loaded("classes")
 classifiers: Any = loaded("classifiers")
 NETWORKS = ("torchscript:optimised.pt?px=32", "torchscript:judge.pt?px=32")
+CATALOGUE = classes.ROOT / "zoo" / "classes.yaml"
 ALL = [variant for use in classes.USES for variant in classes.variants(use)]
 
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
 def test_every_variant_can_be_run_and_has_another_judge(variant: Any) -> None:
-    params = variant.settings(1.5, 3, "efflite0", *NETWORKS)
+    params = variant.settings(CATALOGUE, 1.5, 3, "efflite0", *NETWORKS)
     check_settings(params.finetune)
-    section = params.finetune.class_embedding
-    assert (section.use, section.objective) == (variant.use, variant.objective)
+    section, shown = params.finetune.class_embedding, classes.USES[variant.use]
+    assert (section.use, section.objective) == (shown.use, variant.objective)
     assert section.judge != section.features and section.judge_classifier == NETWORKS[1]
     assert section.classifier == (NETWORKS[0] if variant.objective == "classifier" else None)
     assert [classes.SETS[output] for output in section.classifier_classes] == [Path(params.data.path).stem]
@@ -41,15 +44,16 @@ def test_every_variant_can_be_run_and_has_another_judge(variant: Any) -> None:
 def test_both_weights_of_the_diversity_are_tried() -> None:
     found: dict[tuple[str, str], list[float]] = {}
     for one in ALL:
-        section = one.settings(1.5, 3, "efflite0", *NETWORKS).finetune.class_embedding
+        section = one.settings(CATALOGUE, 1.5, 3, "efflite0", *NETWORKS).finetune.class_embedding
         found.setdefault((one.use, one.objective), []).append(preset(section).alpha)
     for objective in ("mmd", "probe", "discriminator", "classifier"):
-        assert found["repair", objective] == [0.0, 0.5]
+        assert found["repair", objective] == found["restore", objective] == [0.0, 0.5]
         assert found["debias", objective] == [0.0, 1.0]
         assert len(found["repurpose", objective]) == 1
     assert found["repair", "inversion"] == [0.0] and found["debias", "realism"] == [1.0]
     assert ("repurpose", "realism") not in found
-    assert len({one.name for one in ALL}) == len(ALL) == 25
+    assert [key for key in found if key[0] == "untouched"] == [("untouched", "mmd")]
+    assert len({one.name for one in ALL}) == len(ALL) == 37
 
 
 def test_a_finished_run_is_judged_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,6 +80,18 @@ def test_a_finished_run_is_judged_and_not_repeated(tmp_path: Path, monkeypatch: 
     # Four images are too few for the share of variety.
     assert cells[5] == "–"
     assert classes.tune(*given, ctx) == facts
+
+
+def test_a_class_is_given_the_vector_of_the_collapsed_one(tmp_path: Path) -> None:
+    catalogue = Catalogue(classes.spoil(tmp_path), tmp_path)
+    sound, spoilt = (
+        catalogue.load(source, tmp_path) for source in catalogue.select([classes.SOURCE, classes.SPOILT])
+    )
+    for network in ("generator", "generator_ema"):
+        before, after = (class_table(getattr(gan, network)) for gan in (sound, spoilt))
+        changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+        assert changed == [classes.USES["restore"].row]
+        assert torch.equal(after[classes.USES["restore"].row], before[classes.COLLAPSED])
 
 
 SURE = {"optimised": 0.99, "judge": 0.985}
