@@ -68,7 +68,8 @@ class _Points:
     def part(self, rows: slice, dtype: type[np.floating]) -> tuple[Matrix, Array]:
         """Return rows as seen from the origin, and their squared norms."""
         working = np.promote_types(self.x.dtype, dtype)
-        centred = self.x[rows].astype(working, copy=False) - self.origin.astype(working)
+        part = torch.from_numpy(self.x[rows].astype(working, copy=False))
+        centred = (part - torch.from_numpy(self.origin.astype(working))).numpy()
         return centred.astype(dtype, copy=False), self.norms[rows]
 
 
@@ -162,7 +163,7 @@ def _smallest(
             _merge(bounds[rows], indices[rows], low, columns.start)
             later = slice(max(rows.stop, columns.start), columns.stop)
             if same and later.start < later.stop:
-                mirrored = low[:, later.start - columns.start :].T.contiguous()
+                mirrored = low[:, later.start - columns.start :].T
                 _merge(bounds[later], indices[later], mirrored, rows.start)
     every = np.arange(len(a.x))
     index, squares = _settle(a, b, every, indices.numpy(), bounds.numpy(), ks)
@@ -218,7 +219,11 @@ def _middle(x: Matrix) -> Array:
 def _merge(bounds: Tensor, indices: Tensor, low: Tensor, start: int) -> None:
     """Keep the lowest bounds of each row, in place."""
     keep = bounds.shape[1]
-    values, at = low.topk(min(keep, low.shape[1]), dim=1, largest=False)
+    wanted = min(keep, low.shape[1])
+    if low.is_contiguous():
+        values, at = low.topk(wanted, dim=1, largest=False)
+    else:  # a transposed tile, which topk would copy
+        values, at = (found.T for found in low.T.topk(wanted, dim=0, largest=False))
     both, both_at = torch.cat([bounds, values], dim=1), torch.cat([indices, at + start], dim=1)
     values, order = both.topk(keep, dim=1, largest=False)
     bounds.copy_(values)
@@ -323,9 +328,10 @@ def _tile(a: _Points, b: _Points, rows: slice, columns: slice, dtype: type[np.fl
     slack = _slack(left.shape[1], dtype)
     left *= -2  # of the shorter side, and exact
     bounds = product(left, right)
-    bounds += (left_norms * (1 - slack)).astype(dtype)[:, None]
-    bounds += (right_norms * (1 - slack)).astype(dtype)
-    np.maximum(bounds, 0, out=bounds)
+    added = torch.from_numpy(bounds)  # whose sums run on all threads
+    added += torch.from_numpy((left_norms * (1 - slack)).astype(dtype))[:, None]
+    added += torch.from_numpy((right_norms * (1 - slack)).astype(dtype))
+    added.clamp_(min=0)
     return _Tile(bounds, (2 * slack * left_norms).astype(dtype), (2 * slack * right_norms).astype(dtype))
 
 
