@@ -82,11 +82,11 @@ def test_with_a_fixed_g_the_miner_alone_moves() -> None:
     assert fixed.method == "minegan" and fixed.minegan.joint_from is None
 
 
-def test_a_class_is_tuned_by_other_features_than_those_that_judge() -> None:
+def test_a_class_is_tuned_by_what_does_not_judge() -> None:
     params = settings_of("biggan", "class_embedding")
     section = params.finetune.class_embedding
-    assert section.use == "repurpose" and section.features != params.evaluate.extractor == methods.EXTRACTOR
-    assert section.features != params.finetune.validation_extractor
+    assert (section.use, section.objective) == ("repurpose", "discriminator")
+    assert params.evaluate.extractor == section.judge == methods.EXTRACTOR
     assert params.finetune.evaluate_every_kimg == 1.0, "a look for each of three starts"
 
 
