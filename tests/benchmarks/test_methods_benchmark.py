@@ -82,11 +82,16 @@ def test_with_a_fixed_g_the_miner_alone_moves() -> None:
     assert fixed.method == "minegan" and fixed.minegan.joint_from is None
 
 
-def test_a_class_is_tuned_by_what_does_not_judge() -> None:
-    params = settings_of("biggan", "class_embedding")
+@pytest.mark.parametrize(
+    ("row", "objective"), [("class_embedding", "discriminator"), ("class_embedding, mmd", "mmd")]
+)
+def test_a_class_is_tuned_by_what_does_not_judge(row: str, objective: str) -> None:
+    params = settings_of("biggan", row)
     section = params.finetune.class_embedding
-    assert (section.use, section.objective) == ("repurpose", "discriminator")
+    assert (section.use, section.objective) == ("repurpose", objective)
     assert params.evaluate.extractor == section.judge == methods.EXTRACTOR
+    judges = {section.judge, params.finetune.validation_extractor}
+    assert objective == "discriminator" or section.features not in judges
     assert params.finetune.evaluate_every_kimg == 1.0, "a look for each of three starts"
 
 
