@@ -8,7 +8,7 @@ weight that the presets have for their use. The judge sees test images alone, by
 the one that is optimised. The classifier is trained here on half of the images of each set; another one,
 trained on the other half, says which share of samples shows the class. Finished runs are kept in `--work`.
 
-    python benchmarks/classes.py [--kimg 1.5] [--looks 3] [--judge efflite0] [--uses repair restore debias]
+    python benchmarks/classes.py [--kimg 1.5] [--judge efflite0] [--uses repair restore debias]
 """
 
 from __future__ import annotations
@@ -94,15 +94,12 @@ class Variant:
         """Its name among files and results."""
         return f"{self.use}-{self.objective}" + ("" if self.alpha is None else f"-{self.alpha:g}")
 
-    def settings(
-        self, catalogue: Path, kimg: float, looks: int, judge: str, optimised: str, judging: str
-    ) -> Params:
+    def settings(self, catalogue: Path, kimg: float, judge: str, optimised: str, judging: str) -> Params:
         """Return its parameters.
 
         Args:
             catalogue: Where the sources are.
             kimg: Budget.
-            looks: Times that the checkpoint is chosen.
             judge: Feature extractor of the report.
             optimised: Classifier of the objective of that name.
             judging: Classifier of the report.
@@ -115,7 +112,7 @@ class Variant:
             "data.path": f"{ROOT}/data/{shown.data}.parquet", "rank.catalogue": catalogue,
             "rank.sources": "null", "rank.choose": shown.source, "track.mode": "off",
             "finetune.method": "class_embedding", "finetune.controls": "[]",
-            "finetune.budget": f"{{kimg: {kimg}}}", "finetune.evaluate_every_kimg": kimg / looks,
+            "finetune.budget": f"{{kimg: {kimg}}}", "finetune.evaluate_every_kimg": kimg,
             f"{KEY}.use": shown.use, f"{KEY}.objective": self.objective, f"{KEY}.judge": judge,
             f"{KEY}.alpha": "null" if self.alpha is None else self.alpha,
             f"{KEY}.judge_classifier": judging, f"{KEY}.classifier_classes": [SETS.index(shown.data)],
@@ -200,7 +197,6 @@ def main() -> None:
     """Run the variants and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kimg", type=float, default=1.5)
-    parser.add_argument("--looks", type=int, default=3, help="times that the checkpoint is chosen, 3 or more")
     parser.add_argument("--judge", default="efflite0", help="feature extractor of the report")
     parser.add_argument("--uses", nargs="+", choices=USES, default=list(USES))
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES, default=list(OBJECTIVES))
@@ -217,18 +213,17 @@ def main() -> None:
     results: dict[str, Any] = {
         "classifiers": {name: made["accuracy"] for name, made in pair.items()},
         "kimg": options.kimg,
-        "looks": options.looks,
         "sources": digests(ROOT / "zoo" / "classes.yaml"),
         "runs": {},
     }
-    folder = options.work / f"{options.kimg:g}kimg-{options.looks}-{options.judge.replace('/', '_')}"
+    folder = options.work / f"{options.kimg:g}kimg-{options.judge.replace('/', '_')}"
     ctx = Context(state=folder / "states", cache=cache_home(), stop=stop)
     for use in options.uses:
         for variant in variants(use):
             if variant.objective not in options.objectives:
                 continue
             networks = (str(pair[name]["extractor"]) for name in ("optimised", "judge"))
-            params = variant.settings(catalogue, options.kimg, options.looks, options.judge, *networks)
+            params = variant.settings(catalogue, options.kimg, options.judge, *networks)
             paths = default_paths(stage("prepare"), options.work / use)
             run_stage(Job(stage("prepare"), params, *paths), stop)
             results["runs"][variant.name] = tune(variant, params, folder, paths[1]["dataset"], ctx)

@@ -88,21 +88,22 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Name in the table -> keys of `finetune` that differ from the shipped example."""
 CLASS_EMBEDDING = (
     "method=class_embedding", "class_embedding.use=repurpose", f"class_embedding.judge={EXTRACTOR}",
-    "controls=[]", "evaluate_every_kimg={third}",
+    "controls=[]",
 )  # fmt: skip
-"""Its starts share the budget."""
 BIGGAN: dict[str, tuple[str, ...]] = {
     "full": (),
     "freeze_d": ("method=freeze_d",),
     "scale_shift": ("method=scale_shift",),
     "bsa": ("method=bsa",),
-    # What is optimised must not be what the table measures: D, or features at a size that takes longer.
-    "class_embedding": (*CLASS_EMBEDDING, "class_embedding.objective=discriminator"),
+    # What is optimised must not be what the table measures: D alone, or features at a size that takes longer.
+    "class_embedding": (
+        *CLASS_EMBEDDING, "class_embedding.objective=discriminator", "class_embedding.alpha=0",
+    ),
     "class_embedding, mmd": (*CLASS_EMBEDDING, "class_embedding.features=efflite0"),
     "filter_transfer": ("method=filter_transfer",),
     "adafm": ("method=adafm",),
 }  # fmt: skip
-"""The same for a source with classes; `{third}` is a third of the budget."""
+"""The same for a source with classes."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,9 @@ class Family:
         """Return the name of the files with the results of a budget."""
         return self.results if kimg == KIMG else f"{self.results}-{kimg:g}kimg"
 
-    def keys(self, name: str, kimg: float) -> list[str]:
+    def keys(self, name: str) -> list[str]:
         """Return the assignments of a row."""
-        keys = (f"finetune.{key.format(third=kimg / 3)}" for key in self.variants[name])
+        keys = (f"finetune.{key}" for key in self.variants[name])
         return [f"rank.catalogue={ROOT}/zoo/{self.catalogue}", *self.recipe, *keys]
 
 
@@ -227,11 +228,11 @@ def arms_of(
 ) -> list[Arm]:
     """Pack one draw, rank the sources for it and return its runs from the one that `rank.choose` takes."""
     folder = work / draw.target / f"{draw.images}-{draw.seed}"
-    ranked = draw_settings(draw, kimg, *family.keys("full", kimg), f"rank.choose={choose}")
+    ranked = draw_settings(draw, kimg, *family.keys("full"), f"rank.choose={choose}")
     source = prepare(folder, ranked, stop)["choice"]["name"]
     runs = folder / f"{kimg:g}kimg-{source}"
     return [
-        Arm(name, source, draw_settings(draw, kimg, *family.keys(name, kimg)),
+        Arm(name, source, draw_settings(draw, kimg, *family.keys(name)),
             folder / "prepare" / "dataset", runs / name.replace(",", "").replace(" ", "-"))
         for name in names
     ]  # fmt: skip

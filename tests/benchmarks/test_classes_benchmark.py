@@ -31,7 +31,7 @@ ALL = [variant for use in classes.USES for variant in classes.variants(use)]
 
 @pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
 def test_every_variant_can_be_run_and_has_another_judge(variant: Any) -> None:
-    params = variant.settings(CATALOGUE, 1.5, 3, "efflite0", *NETWORKS)
+    params = variant.settings(CATALOGUE, 1.5, "efflite0", *NETWORKS)
     check_settings(params.finetune)
     section, shown = params.finetune.class_embedding, classes.USES[variant.use]
     assert (section.use, section.objective) == (shown.use, variant.objective)
@@ -44,7 +44,7 @@ def test_every_variant_can_be_run_and_has_another_judge(variant: Any) -> None:
 def test_both_weights_of_the_diversity_are_tried() -> None:
     found: dict[tuple[str, str], list[float]] = {}
     for one in ALL:
-        section = one.settings(CATALOGUE, 1.5, 3, "efflite0", *NETWORKS).finetune.class_embedding
+        section = one.settings(CATALOGUE, 1.5, "efflite0", *NETWORKS).finetune.class_embedding
         found.setdefault((one.use, one.objective), []).append(preset(section).alpha)
     for objective in ("mmd", "probe", "discriminator", "classifier"):
         assert found["repair", objective] == found["restore", objective] == [0.0, 0.5]

@@ -47,7 +47,7 @@ ROWS = [(family, name) for family in methods.FAMILIES for name in methods.FAMILI
 
 
 def settings_of(family: str, name: str, images: int = 25, kimg: float = 3.0) -> Params:
-    draw, keys = methods.Draw("micah", images, 0), methods.FAMILIES[family].keys(name, kimg)
+    draw, keys = methods.Draw("micah", images, 0), methods.FAMILIES[family].keys(name)
     params: Params = methods.draw_settings(draw, kimg, *keys)
     return params
 
@@ -92,7 +92,7 @@ def test_a_class_is_tuned_by_what_does_not_judge(row: str, objective: str) -> No
     assert params.evaluate.extractor == section.judge == methods.EXTRACTOR
     judges = {section.judge, params.finetune.validation_extractor}
     assert objective == "discriminator" or section.features not in judges
-    assert params.finetune.evaluate_every_kimg == 1.0, "a look for each of three starts"
+    assert objective == "mmd" or section.alpha == 0.0, "diversity is of features, too"
 
 
 def test_rows_with_a_source_with_classes_have_its_learning_rates() -> None:

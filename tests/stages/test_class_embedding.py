@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -102,6 +103,18 @@ def test_repair_of_one_class_from_images_without_labels(home: Path) -> None:
     assert vector[0] == pytest.approx(model["generator_ema.shared.weight"][0].numpy())
     assert (chosen / "classes.png").is_file()
     assert any("class 2 of source groups alone" in text for text in result.warnings)
+
+
+def test_the_end_of_every_start_is_looked_at(home: Path) -> None:
+    """Else what is looked at may be the row that the next start begins with."""
+    workshop = shop(home)
+    given = settings(workshop, use="repair", classes="[2]", starts=3)
+    workshop.run(**{**given, "finetune__evaluate_every_kimg": 1000})
+    curves = pd.read_csv(workshop.models / "chosen" / "curves.csv")
+    looks = curves.images_seen[curves.kid_validation.notna()]
+    batch = workshop.job(**given).params.finetune.batch
+    third = 64 // batch // 3 * batch
+    assert list(looks) == [0, third, 2 * third, 64]
 
 
 @pytest.mark.parametrize("use", ["repair", "repurpose"])

@@ -239,6 +239,19 @@ def test_starts_begin_where_they_are_told(network: str) -> None:
     assert any(torch.equal(far.vectors[0], row) for row in far.table)
 
 
+def test_every_start_but_the_last_is_a_part(network: str) -> None:
+    run = tuner(network, starts=3)
+    assert run.steps_per_start == 2, "eight steps in all"
+    ends = {}
+    for step in range(1, 9):
+        run.step()
+        if run.part_done():
+            ends[step] = class_table(run.gan.generator_ema)[1]
+    assert list(ends) == [2, 4]
+    for vector, tuned in zip(ends.values(), run.vectors, strict=False):
+        torch.testing.assert_close(vector, run.clipped(tuned.detach()))
+
+
 def test_starts_at_the_top_are_the_best_classes_in_their_order(network: str) -> None:
     run = tuner(network, init=("top",), starts=4)
     z = draw_latents(run.source.spec, 10, torch.Generator().manual_seed(run.settings.seed))[0]

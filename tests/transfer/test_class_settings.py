@@ -46,7 +46,6 @@ WRONG: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"augment": "diffaugment"}, ("finetune.augment", "finetune.method=class_embedding")),
     ({"controls": ("worst",)}, ("finetune.controls", "finetune.method=class_embedding")),
     ({"budget": {"minutes": 1}}, ("finetune.budget", "class_embedding.starts=3")),
-    ({"evaluate_every_kimg": 0.6}, ("finetune.evaluate_every_kimg", "class_embedding.starts=3")),
     ({"own_use": "repair"}, ("class_embedding.classes", "class_embedding.use=repair")),
     ({"own_classes": (1,)}, ("class_embedding.classes", "class_embedding.use=repurpose")),
     ({"own_use": "repair", "own_classes": (1, 1)}, ("class_embedding.classes", "twice")),

@@ -278,7 +278,8 @@ class Loop:
     def _after_step(self, before: int, last: bool) -> dict[str, float]:
         """Log, measure and save where it is due; return the latest scores."""
         now = self.trainer.images_seen
-        measuring = last or crossed(before, now, self.trainer.settings.evaluate_every_kimg * 1000)
+        due = crossed(before, now, self.trainer.settings.evaluate_every_kimg * 1000)
+        measuring = last or due or self.trainer.part_done()
         if not (measuring or crossed(before, now, LOG_EVERY_IMAGES)):
             if time.monotonic() - self.saved_at > self.save_every_s:
                 self._save_interim()

@@ -49,6 +49,9 @@ class Stepper(Protocol):
     def step(self) -> None:
         """Do one step and count its images."""
 
+    def part_done(self) -> bool:
+        """Tell whether a part of the run ended with the last step, to be measured before the next begins."""
+
     def set_rate(self, share_done: float) -> None:
         """Set the learning rates for a share of the run."""
 

@@ -146,6 +146,10 @@ class Trainer:
         with sharding():
             self._step()
 
+    def part_done(self) -> bool:
+        """Tell that a run has no parts."""
+        return False
+
     def _step(self) -> None:
         self.gan.generator.train()
         if self.phases is not None:

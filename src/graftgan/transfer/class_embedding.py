@@ -222,6 +222,11 @@ class ClassTuner(DirectTrainer):
             for network in (self.gan.generator, self.gan.generator_ema):
                 write_row(network, target.row, vector)
 
+    def part_done(self) -> bool:
+        """Tell whether a start but the last ended with this step: the next one replaces its rows."""
+        done, rest = divmod(self.step_index, self.steps_per_start)
+        return rest == 0 and 0 < done < self.section.starts
+
     def set_rate(self, share_done: float) -> None:
         """Set the learning rates, with a cooldown at the end of each start."""
         within = self.step_index - self.turn().start * self.steps_per_start

@@ -9,7 +9,6 @@ from graftgan.errors import ConfigError
 from graftgan.gans.base import Generator
 from graftgan.gans.class_table import Place, place
 from graftgan.method_config import ClassEmbedding
-from graftgan.training.loop import total_images
 from graftgan.transfer.class_goals import NEED_IMAGES
 from graftgan.transfer.direct import refuse_gan_settings
 
@@ -96,21 +95,7 @@ def _whole_run(settings: Finetune, section: ClassEmbedding) -> list[tuple[bool, 
             f"{KEY}.starts={section.starts} share the budget evenly, but finetune.budget has minutes alone",
             f"set finetune.budget={{kimg: 10}}, or {KEY}.starts=1",
         ),
-        (
-            not timed and _unseen(settings, section),
-            f"finetune.evaluate_every_kimg={settings.evaluate_every_kimg:g} looks too seldom for "
-            f"{KEY}.starts={section.starts} within finetune.budget.kimg={budget.kimg or 0:g}",
-            "make it the budget in kimg, divided by the starts, or less",
-        ),
     ]
-
-
-def _unseen(settings: Finetune, section: ClassEmbedding) -> bool:
-    """Tell whether a start could go by without a look; epochs alone are left to the user."""
-    if settings.budget.kimg is None or section.starts == 1:
-        return False
-    images = total_images(settings.budget, 1, settings.batch) if settings.budget.epochs is None else 1e12
-    return settings.evaluate_every_kimg * 1000 > images / section.starts + settings.batch
 
 
 def _within(section: ClassEmbedding) -> list[tuple[bool, str, str]]:

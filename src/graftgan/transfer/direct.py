@@ -193,6 +193,10 @@ class DirectTrainer(ABC):
                 "set finetune.penalties=[]",
             )
 
+    def part_done(self) -> bool:
+        """Tell whether a part of the run ended with the last step; runs have none unless a method says so."""
+        return False
+
     def set_rate(self, share_done: float) -> None:
         """Set the learning rates: constant, then falling to zero in the cooldown."""
         cooldown = self.settings.lr_cooldown
