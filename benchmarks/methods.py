@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from transfer import (
     ROOT,
     digests,
     finished,
+    forget,
     prepare,
     settings_of,
     states_of,
@@ -262,10 +262,10 @@ def measure(family: Family, options: argparse.Namespace, stop: StopSignal) -> di
         if not missing:
             continue
         arms = arms_of(draw, missing, options.kimg, choose, work, stop, family)
+        ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
         for arm in arms:
             if arm.run in options.again:
-                shutil.rmtree(arm.folder, ignore_errors=True)
-        ctx = Context(state=arms[0].folder.parent / "states", cache=cache_home(), stop=stop)
+                forget(arm, ctx)
         found = run_all(adapt, arms, ctx, arms[0].params.runtime.threads, options.workers)
         runs |= {(name, draw): run for name, run in zip(missing, found, strict=True)}
         ledger.write(runs)

@@ -77,6 +77,18 @@ def finished(arm: Arm) -> bool:
     return model.is_file() and bool(read_json(model)["source_sha256"] == today.get(arm.source))
 
 
+def forget(arm: Arm, ctx: Context) -> None:
+    """Remove an arm, and the states that it would go on from."""
+    states = states_of(arm, ctx)
+    for folder in (arm.folder, states / arm.run):
+        shutil.rmtree(folder, ignore_errors=True)
+    _clock(arm, states).unlink(missing_ok=True)
+
+
+def _clock(arm: Arm, states: Path) -> Path:
+    return states / f"{arm.run}.seconds.json"
+
+
 def train(arm: Arm, ctx: Context) -> float | None:
     """Run an arm unless it is finished from the source as it is today; what a kill left of it is dropped.
 
@@ -84,7 +96,7 @@ def train(arm: Arm, ctx: Context) -> float | None:
         CPU seconds over all starts; None where they are not known whole.
     """
     states = states_of(arm, ctx)
-    clock = states / f"{arm.run}.seconds.json"
+    clock = _clock(arm, states)
     if not finished(arm):
         shutil.rmtree(arm.folder, ignore_errors=True)
         with clocked(clock, states / arm.run):

@@ -54,8 +54,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Draw, list[str]]]:
 
     def arms_of(draw: Draw, names: list[str], kimg: float, choose: str, work: Path, *_: Any) -> list[Any]:
         seen.append((draw, names))
-        runtime = argparse.Namespace(runtime=argparse.Namespace(threads=1))
-        return [argparse.Namespace(folder=work / name, run=name, params=runtime) for name in names]
+        rank = argparse.Namespace(catalogue=methods.ROOT / "zoo" / "catalogue.yaml")
+        params = argparse.Namespace(runtime=argparse.Namespace(threads=1), rank=rank)
+        return [
+            argparse.Namespace(folder=work / name, run=name, params=params, source="mixture")
+            for name in names
+        ]
 
     monkeypatch.setattr(methods, "arms_of", arms_of)
     monkeypatch.setattr(methods, "run_all", lambda work, arms, *_: [run(1.0 + len(seen)) for _ in arms])

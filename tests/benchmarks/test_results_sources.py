@@ -11,11 +11,18 @@ from graftgan.contract import digest_file
 from scripts import loaded
 
 ROOT = Path(__file__).parents[2]
-ZOO = {"transfer": "catalogue", "selection": "catalogue", "methods": "catalogue", "classes": "classes"}
+ZOO = {
+    "transfer": "catalogue",
+    "selection": "catalogue",
+    "methods": "catalogue",
+    "methods-biggan": "classes",
+    "classes": "classes",
+}
 PAGES = {
     "transfer": "README.md",
     "selection": "docs/studies.md",
     "methods": "docs/methods.md",
+    "methods-biggan": "docs/methods.md",
     "classes": "docs/classes.md",
 }
 

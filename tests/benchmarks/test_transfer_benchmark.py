@@ -108,6 +108,15 @@ def test_a_finished_run_keeps_its_seconds(arm: Arm, tmp_path: Path) -> None:
     assert transfer.train(arm, ctx) == seconds
 
 
+def test_what_is_forgotten_goes_on_from_nothing(arm: Arm, tmp_path: Path) -> None:
+    ctx = Context(tmp_path / "states", tmp_path / "cache")
+    transfer.train(arm, ctx)
+    states = transfer.states_of(arm, ctx)
+    assert [path.name for path in sorted(states.iterdir())] == [arm.run, f"{arm.run}.seconds.json"]
+    transfer.forget(arm, ctx)
+    assert not transfer.finished(arm) and not list(states.iterdir())
+
+
 def test_an_interrupted_run_has_the_seconds_of_both_starts(arm: Arm, tmp_path: Path) -> None:
     ctx = Context(tmp_path / "states", tmp_path / "cache")
     with pytest.raises(Interrupted):
