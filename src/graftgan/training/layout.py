@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -16,14 +17,22 @@ def lay_out(network: nn.Module) -> None:
 
     A layer whose attribute `transposed` is true reads its filters [O, I, K, K] with the first two dimensions
     exchanged, so these are what lies channels last there. Otherwise every step would copy them, and their
-    gradients back. Filters that an adapter computes stay as they come.
+    gradients back. What an adapter computes lies as all that it computes with.
     """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for module in network.modules():
-        weight = getattr(module, "weight", None)
-        if getattr(module, "transposed", False) and isinstance(weight, nn.Parameter):
-            turned = weight.data.transpose(0, 1).contiguous(memory_format=torch.channels_last)
-            weight.data = turned.transpose(0, 1)
+        if getattr(module, "transposed", False):
+            for tensor in _filters(module):
+                turned = tensor.data.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+                tensor.data = turned.transpose(0, 1)
+
+
+def _filters(layer: Any) -> list[Tensor]:
+    """Return a layer's filters, or those that its adapter starts from and what it computes with them."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return [layer.weight]
+    chain: nn.Module = layer.parametrizations.weight
+    return [tensor for tensor in (*chain.parameters(), *chain.buffers()) if tensor.ndim == 4]
 
 
 def lay_out_moments(adam: torch.optim.Adam) -> None:

@@ -16,13 +16,11 @@ from graftgan.training.meter import Meter
 from graftgan.training.penalty import Penalty
 
 
-class Stepper(Protocol):
-    """Networks under training, one step at a time.
+class Steps(Protocol):
+    """Training of any networks, one step at a time.
 
     Attributes:
-        gan: The networks; `generator_ema` is what is measured, sampled and kept.
         images: Training images, uint8 [N, R, R, C]; their number turns epochs into steps.
-        settings: The recipe.
         device: Where it computes.
         dtype: What it computes in.
         images_seen: Steps done, times the batch.
@@ -32,9 +30,7 @@ class Stepper(Protocol):
         penalties: Terms added to the losses.
     """
 
-    gan: Gan
     images: NDArray[np.uint8]
-    settings: Finetune
     device: torch.device
     dtype: torch.dtype
     images_seen: int
@@ -69,3 +65,15 @@ class Stepper(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state, exactly."""
+
+
+class Stepper(Steps, Protocol):
+    """Training of the networks of a GAN.
+
+    Attributes:
+        gan: The networks; `generator_ema` is what is measured, sampled and kept.
+        settings: The recipe.
+    """
+
+    gan: Gan
+    settings: Finetune

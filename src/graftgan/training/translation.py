@@ -33,7 +33,7 @@ ADAM_BETA2 = 0.999
 
 
 class TranslationTrainer(ABC):
-    """What training on pairs and on two sets share; follows `training.stepper.Stepper`.
+    """What training on pairs and on two sets share; follows `training.stepper.Steps`.
 
     Args:
         networks: The networks; only parameters that require gradients move.
@@ -116,6 +116,10 @@ class TranslationTrainer(ABC):
                 update_ema(self.gan.generator_ema, self.gan.generator, beta)
                 if self.gan.back is not None and self.gan.back_ema is not None:
                     update_ema(self.gan.back_ema, self.gan.back, beta)
+
+    def part_done(self) -> bool:
+        """Tell that a task is learnt in one part."""
+        return False
 
     @abstractmethod
     def _step(self) -> None:

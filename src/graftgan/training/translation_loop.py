@@ -21,6 +21,7 @@ from graftgan.metrics.translation import LEAST_GROUPS, grouped_mean, l1_distance
 from graftgan.training.loop import TIMELINE_IMAGES, Loop, Measurement, total_images
 from graftgan.training.profile import Profile
 from graftgan.training.state import StateStore
+from graftgan.training.stepper import Steps
 from graftgan.training.switches import switches
 from graftgan.training.translation import TranslationTrainer
 from graftgan.training.translators import translate
@@ -123,7 +124,8 @@ class TranslationLoop(Loop):
         save_every_s: float,
     ) -> None:
         # The base is written for networks of latents; of these it uses what translators have too.
-        networks: Any = trainer
+        steps: Steps = trainer
+        networks: Any = steps
         measured: Any = judge
         super().__init__(name, networks, measured, store, ctx, save_every_s)
         self.translation, self.by = trainer, judge
