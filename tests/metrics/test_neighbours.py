@@ -23,6 +23,13 @@ def draw(n: int, seed: int, dim: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, dim))
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["float32", "bfloat16"])
+def rounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether screening begins with bfloat16, as on processors that multiply it faster."""
+    monkeypatch.setattr(neighbours, "bfloat16_is_faster", lambda: request.param)
+    return bool(request.param)
+
+
 @pytest.fixture
 def decided_by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Numbers of pairs that were decided one by one."""
@@ -69,11 +76,28 @@ def test_pairs_that_float32_cannot_tell_apart_are_told_apart() -> None:
     np.testing.assert_array_equal(found.by_row, (squares <= radii * (1 + 1e-9)).sum(axis=1))
 
 
-def test_few_pairs_of_ordinary_features_need_more_than_the_products(decided_by_hand: list[int]) -> None:
+def test_few_pairs_of_ordinary_features_need_more_than_the_products(
+    decided_by_hand: list[int], rounded: bool
+) -> None:
     x = draw(300, 0, 64).astype(np.float32)
     (radii,) = squared_radii(x, [3])
     hits(x, x + 0.5, column_radii=[radii])
-    assert sum(decided_by_hand) < 2 * len(x)
+    assert 0 < sum(decided_by_hand) < (4 if rounded else 2) * len(x)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_bounds_of_every_screen_hold(scale: float) -> None:
+    """Also where a row is much longer than another, and where it is the origin itself."""
+    a, b = draw(60, 0, 200), draw(50, 1, 200)
+    a[0], b[0], a[1] = 0, 0, 1000 * a[1]
+    first, second = (neighbours._Points.of((scale * x).astype(np.float32), np.zeros(200)) for x in (a, b))
+    squares = cdist(first.x.astype(float), second.x.astype(float), "sqeuclidean")
+    for screen in neighbours._screens(first, second):
+        tile = neighbours._tile(first, second, slice(0, 60), slice(0, 50), screen)
+        low = tile.low.copy()
+        assert (low <= squares).all() and (tile.raise_to_upper() >= squares).all()
+        # Narrow enough to be of use, too.
+        assert np.median(squares - low) < (0.01 if screen.rounded else 1e-4) * np.median(squares)
 
 
 def test_copies_are_at_distance_zero_far_from_the_origin() -> None:

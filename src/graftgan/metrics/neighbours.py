@@ -1,16 +1,16 @@
 """Exact neighbour searches in feature space, in tiles of bounded memory.
 
-Squared distances are screened by float32 matrix products, each with a bound of its rounding error. What
-the bound leaves open is screened again in float64, and what is open still is decided by the float64 sum of
-squared differences. So results are those of exact distances, whatever the tile and the library below the
-product.
+Squared distances are screened by matrix products, each with a bound of its rounding error: of factors
+rounded to bfloat16 where the processor multiplies these faster, else of float32. What the bound leaves open
+is decided by the float64 sum of squared differences, or, if it is much, screened again by finer products.
+So results are those of exact distances, whatever the tile, the processor and the library below the product.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftgan.metrics.intervals import Array, Matrix
-from graftgan.metrics.products import blocks, product
+from graftgan.metrics.products import bfloat16_is_faster, blocks, product
 
 Mask = NDArray[np.bool_]
 MEMORY_MIB = 256.0
 _TIE_SLACK = 1.0 + 1e-9
-_SPARE = 4
+_SPARE = 16
 """Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
 _MOST_TILE_ROWS = 2048
 _NORM_ROWS = 256
@@ -31,7 +31,7 @@ _MOST_IN_A_BYTE = 255
 _PAIRS = 256
 _OPEN_PAIRS = 1 << 16
 _WIDE_STRIPS = 4
-"""Parts of a tile that float32 leaves open: a pair that float64 may leave open, too, takes more memory."""
+"""Parts of a tile that is screened again: a pair that is open after float64, too, takes more memory."""
 _OPEN_SHARE = 1e-3
 """Above this share of undecided pairs a tile is screened again instead of going pair by pair."""
 
@@ -50,27 +50,55 @@ class Hits:
 
 
 @dataclass(frozen=True)
+class _Screen:
+    """How a tile is screened.
+
+    Attributes:
+        dtype: Of the products' sums.
+        slack: Error of a squared distance, over ``|a|^2 + |b|^2``.
+        rounded: Whether factors are rounded to bfloat16.
+    """
+
+    dtype: type[np.floating]
+    slack: float
+    rounded: bool = False
+
+
+@dataclass(frozen=True)
 class _Points:
-    """A set with its squared norms, seen from a common origin so that little cancels."""
+    """A set with its squared norms, seen from a common origin so that little cancels.
+
+    Attributes:
+        x: ``[n, dim]``.
+        origin: ``[dim]``.
+        norms: ``[n]``, squared.
+        lost: Bound of what rounding to bfloat16 takes off a row, over its norm.
+    """
 
     x: Matrix
     origin: Array
     norms: Array
+    lost: float
 
     @classmethod
     def of(cls, x: Matrix, origin: Array) -> _Points:
         origin = origin.astype(np.float32).astype(np.float64)  # the same point for either precision of x
-        norms = np.empty(len(x))
+        norms, lost = np.empty(len(x)), np.zeros(len(x))
         for rows in blocks(len(x), _NORM_ROWS):
-            norms[rows] = np.sum((x[rows] - origin) ** 2, axis=1)
-        return cls(x, origin, norms)
+            centred = torch.from_numpy(x[rows] - origin)
+            norms[rows] = centred.square().sum(dim=1).numpy()
+            lost[rows] = (centred - centred.float().bfloat16()).square().sum(dim=1).numpy()
+        share = np.divide(lost, norms, out=np.zeros(len(x)), where=norms > 0)
+        return cls(x, origin, norms, math.sqrt(share.max(initial=0.0)))
 
-    def part(self, rows: slice, dtype: type[np.floating]) -> tuple[Matrix, Array]:
+    def part(self, rows: slice, screen: _Screen) -> tuple[Matrix, Array]:
         """Return rows as seen from the origin, and their squared norms."""
-        working = np.promote_types(self.x.dtype, dtype)
+        working = np.promote_types(self.x.dtype, screen.dtype)
         part = torch.from_numpy(self.x[rows].astype(working, copy=False))
-        centred = (part - torch.from_numpy(self.origin.astype(working))).numpy()
-        return centred.astype(dtype, copy=False), self.norms[rows]
+        centred = part - torch.from_numpy(self.origin.astype(working))
+        if screen.rounded:
+            centred.copy_(centred.float().bfloat16())
+        return centred.numpy().astype(screen.dtype, copy=False), self.norms[rows]
 
 
 @dataclass(frozen=True)
@@ -113,11 +141,12 @@ def hits(
     found = [Hits(np.zeros(len(a), np.int64), np.zeros(len(b), np.int64)) for _ in [*of_rows, *of_columns]]
     origin = _middle(b)
     first, second = _Points.of(a, origin), _Points.of(b, origin)
+    screens = _screens(first, second)
     height, width = _tile_shape(memory_mib, a.shape[1])
     for rows in blocks(len(a), height):
         for columns in blocks(len(b), width):
             here = [r[rows] for r in of_rows] + [r[:, columns] for r in of_columns]
-            inside = _inside(first, second, rows, columns, here)
+            inside = _inside(first, second, rows, columns, here, screens)
             for hit, held in zip(found, inside, strict=True):
                 by_row, by_column = _counts(held)
                 hit.by_row[rows] += by_row
@@ -154,10 +183,11 @@ def _smallest(
     keep = min(max(ks) + _SPARE, others)
     bounds = torch.full((len(a.x), keep), torch.inf)
     indices = torch.zeros((len(a.x), keep), dtype=torch.int64)
+    screen, *finer = _screens(a, b)
     height, width = _tile_shape(memory_mib, a.x.shape[1])
     for rows in blocks(len(a.x), height):
         for columns in blocks(len(b.x), width, rows.start if same else 0):
-            low = torch.from_numpy(_tile(a, b, rows, columns, np.float32).low)
+            low = torch.from_numpy(_tile(a, b, rows, columns, screen).low)
             if same and columns.start == rows.start:
                 low.fill_diagonal_(torch.inf)
             _merge(bounds[rows], indices[rows], low, columns.start)
@@ -166,13 +196,13 @@ def _smallest(
                 mirrored = low[:, later.start - columns.start :].T
                 _merge(bounds[later], indices[later], mirrored, rows.start)
     every = np.arange(len(a.x))
-    index, squares = _settle(a, b, every, indices.numpy(), bounds.numpy(), ks)
+    index, squares = _settle(a, b, every, indices.numpy(), bounds.numpy(), ks, screen)
     left = np.flatnonzero(_unsettled(bounds, squares, ks, others, same))
     # Wider numbers take twice the memory, and the rows are copied.
     height, width = _tile_shape(memory_mib, a.x.shape[1], share=1 / 3)
     for some in blocks(len(left), height):
         rows_left = left[some]
-        index[rows_left], squares[rows_left] = _again(a, b, rows_left, ks, keep, width, same)
+        index[rows_left], squares[rows_left] = _again(a, b, rows_left, ks, keep, width, same, finer)
     return index, squares
 
 
@@ -184,21 +214,33 @@ def _unsettled(bounds: Tensor, squares: Array, ks: Sequence[int], others: int, s
 
 
 def _again(
-    a: _Points, b: _Points, rows: NDArray[np.int64], ks: Sequence[int], keep: int, width: int, same: bool
+    a: _Points,
+    b: _Points,
+    rows: NDArray[np.int64],
+    ks: Sequence[int],
+    keep: int,
+    width: int,
+    same: bool,
+    screens: Sequence[_Screen],
 ) -> tuple[NDArray[np.int64], Array]:
-    """What `_smallest` gives for a few rows: screened in float64, and what is open still row by row."""
-    part = _Points(a.x[rows], a.origin, a.norms[rows])
-    bounds = torch.full((len(rows), keep), torch.inf, dtype=torch.float64)
+    """What `_smallest` gives for a few rows: by finer and finer screens, at last row by row."""
+    screen, *finer = screens
+    part = replace(a, x=a.x[rows], norms=a.norms[rows])
+    bounds = torch.full((len(rows), keep), torch.inf, dtype=torch.from_numpy(np.empty(0, screen.dtype)).dtype)
     indices = torch.zeros((len(rows), keep), dtype=torch.int64)
     for columns in blocks(len(b.x), width):
-        low = _tile(part, b, slice(0, len(rows)), columns, np.float64).low
+        low = _tile(part, b, slice(0, len(rows)), columns, screen).low
         if same:
             own = np.flatnonzero((rows >= columns.start) & (rows < columns.stop))
             low[own, rows[own] - columns.start] = np.inf
         _merge(bounds, indices, torch.from_numpy(low), columns.start)
-    index, squares = _settle(part, b, np.arange(len(rows)), indices.numpy(), bounds.numpy(), ks)
-    for at in np.flatnonzero(_unsettled(bounds, squares, ks, len(b.x) - same, same)):
-        index[at], squares[at] = _nearest_of_row(a, b, int(rows[at]), ks, keep, width, same)
+    index, squares = _settle(part, b, np.arange(len(rows)), indices.numpy(), bounds.numpy(), ks, screen)
+    left = np.flatnonzero(_unsettled(bounds, squares, ks, len(b.x) - same, same))
+    if finer and len(left):
+        index[left], squares[left] = _again(a, b, rows[left], ks, keep, width, same, finer)
+    else:
+        for at in left:
+            index[at], squares[at] = _nearest_of_row(a, b, int(rows[at]), ks, keep, width, same, screen)
     return index, squares
 
 
@@ -231,15 +273,15 @@ def _merge(bounds: Tensor, indices: Tensor, low: Tensor, start: int) -> None:
 
 
 def _nearest_of_row(
-    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, width: int, same: bool
+    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, width: int, same: bool, screen: _Screen
 ) -> tuple[NDArray[np.int64], Array]:
     here = slice(row, row + 1)
-    parts = [_tile(a, b, here, columns, np.float64).low for columns in blocks(len(b.x), width)]
+    parts = [_tile(a, b, here, columns, screen).low for columns in blocks(len(b.x), width)]
     low = np.concatenate(parts, axis=1)
     if same:
         low[0, row] = np.inf
     every = np.arange(len(b.x))[None]
-    index, squares = _settle(a, b, np.array([row]), every, low, ks)
+    index, squares = _settle(a, b, np.array([row]), every, low, ks, screen)
     return index[0, :keep], squares[0, :keep]
 
 
@@ -250,6 +292,7 @@ def _settle(
     columns: NDArray[np.int64],
     low: Matrix,
     ks: Sequence[int],
+    screen: _Screen,
 ) -> tuple[NDArray[np.int64], Array]:
     """Sort candidates by distance, then index; distances that may be among the ks are made exact first.
 
@@ -260,9 +303,9 @@ def _settle(
         columns: ``[n, c]`` candidates of each row.
         low: ``[n, c]`` lower bounds of their squared distances.
         ks: Which of the sorted ones must be exact, from 1.
+        screen: Where the bounds are from.
     """
-    slack = 2 * _slack(a.x.shape[1], low.dtype)
-    upper = low + slack * (a.norms[rows, None] + b.norms[columns])
+    upper = low + 2 * screen.slack * (a.norms[rows, None] + b.norms[columns])
     upper[~np.isfinite(low)] = np.inf
     low_sorted, upper_sorted = np.sort(low, axis=1), np.sort(upper, axis=1)
     squares = low.astype(np.float64)
@@ -275,28 +318,30 @@ def _settle(
     return np.take_along_axis(columns, order, 1), np.take_along_axis(squares, order, 1)
 
 
-def _inside(a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array]) -> list[Mask]:
+def _inside(
+    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], screens: Sequence[_Screen]
+) -> list[Mask]:
     """Which distances of a tile are at most each of the squared radii, ``[rows, columns]`` booleans."""
-    sure, open_ = _screened(a, b, rows, columns, radii, np.float32)
+    screen, *finer = screens
+    sure, open_ = _screened(a, b, rows, columns, radii, screen)
     height, width = rows.stop - rows.start, columns.stop - columns.start
-    if sum(map(np.count_nonzero, open_)) <= _OPEN_SHARE * height * width:
+    if not finer or sum(map(np.count_nonzero, open_)) <= _OPEN_SHARE * height * width:
         return _decided(a, b, rows, columns, radii, sure, open_)
     del open_
     for strip in blocks(columns.stop, math.ceil(width / _WIDE_STRIPS), columns.start):
         there = slice(strip.start - columns.start, strip.stop - columns.start)
         here = [radius if radius.shape[1] == 1 else radius[:, there] for radius in radii]
-        found = _decided(a, b, rows, strip, here, *_screened(a, b, rows, strip, here, np.float64))
-        for whole, part in zip(sure, found, strict=True):
+        for whole, part in zip(sure, _inside(a, b, rows, strip, here, finer), strict=True):
             whole[:, there] = part
     return sure
 
 
 def _screened(
-    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], dtype: type[np.floating]
+    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], screen: _Screen
 ) -> tuple[list[Mask], list[Mask]]:
     """Return for each radius which distances are within it for sure, and which are open."""
-    tile = _tile(a, b, rows, columns, dtype)
-    limits = [radius.astype(dtype) for radius in radii]
+    tile = _tile(a, b, rows, columns, screen)
+    limits = [radius.astype(screen.dtype) for radius in radii]
     possible = [tile.low <= limit for limit in limits]
     upper = tile.raise_to_upper()
     sure = [upper <= limit for limit in limits]
@@ -321,13 +366,13 @@ def _decided(
     return sure
 
 
-def _tile(a: _Points, b: _Points, rows: slice, columns: slice, dtype: type[np.floating]) -> _Tile:
-    """Bound the squared distances of a tile by ``|a|^2 + |b|^2 - 2 a.b`` and the rounding of its sums."""
-    left, left_norms = a.part(rows, dtype)
-    right, right_norms = b.part(columns, dtype)
-    slack = _slack(left.shape[1], dtype)
+def _tile(a: _Points, b: _Points, rows: slice, columns: slice, screen: _Screen) -> _Tile:
+    """Bound the squared distances of a tile by ``|a|^2 + |b|^2 - 2 a.b`` and the rounding of its products."""
+    dtype, slack = screen.dtype, screen.slack
+    left, left_norms = a.part(rows, screen)
+    right, right_norms = b.part(columns, screen)
     left *= -2  # of the shorter side, and exact
-    bounds = product(left, right)
+    bounds = product(left, right, screen.rounded)
     added = torch.from_numpy(bounds)  # whose sums run on all threads
     added += torch.from_numpy((left_norms * (1 - slack)).astype(dtype))[:, None]
     added += torch.from_numpy((right_norms * (1 - slack)).astype(dtype))
@@ -335,7 +380,18 @@ def _tile(a: _Points, b: _Points, rows: slice, columns: slice, dtype: type[np.fl
     return _Tile(bounds, (2 * slack * left_norms).astype(dtype), (2 * slack * right_norms).astype(dtype))
 
 
-def _slack(dim: int, dtype: np.dtype[np.floating] | type[np.floating]) -> float:
+def _screens(a: _Points, b: _Points) -> list[_Screen]:
+    """Return how tiles of two sets are screened, the coarsest and fastest way first."""
+    dim = a.x.shape[1]
+    single, double = (_Screen(dtype, _slack(dim, dtype)) for dtype in (np.float32, np.float64))
+    if not bfloat16_is_faster():
+        return [single, double]
+    # |ab - AB| <= |a - A| |b| + |A| |b - B| of the rounded A and B, and 2 |a| |b| <= |a|^2 + |b|^2.
+    rounding = a.lost + b.lost + a.lost * b.lost
+    return [_Screen(np.float32, rounding + (1 + rounding) * single.slack, rounded=True), single, double]
+
+
+def _slack(dim: int, dtype: type[np.floating]) -> float:
     """Rounding error of a squared distance by products, over ``|a|^2 + |b|^2``.
 
     A sum of n products is off by at most n units of rounding times the sum of their sizes, here at most
@@ -356,9 +412,10 @@ def _exact(a: _Points, b: _Points, i: NDArray[np.int64], j: NDArray[np.int64]) -
 def _tile_shape(memory_mib: float, dim: int, share: float = 1.0) -> tuple[int, int]:
     """Rows and columns of a tile that stays in a share of the memory.
 
-    A pair takes 12 bytes with its booleans and copies, each feature of a row or column 4 more.
+    A pair takes 12 bytes with its booleans and copies, each feature of a row or column 6 more, of which 2 are
+    its copy in bfloat16.
     """
     room = share * memory_mib * 2**20
-    square = (math.sqrt((4 * dim) ** 2 + 12 * room) - 4 * dim) / 12
+    square = (math.sqrt((6 * dim) ** 2 + 12 * room) - 6 * dim) / 12
     rows = min(max(1, int(square)), _MOST_TILE_ROWS)
-    return rows, max(1, int((room - 4 * dim * rows) / (12 * rows + 4 * dim)))
+    return rows, max(1, int((room - 6 * dim * rows) / (12 * rows + 6 * dim)))
