@@ -47,7 +47,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = ("torch-fidelity==0.4.0", "pytorch-fid==0.3.0", "clean-fid==0.1.35")
 TORCHVISION = {"2.13": "0.28.0"}
 DEFINED = re.compile(r'register_fake\("torchvision::(\w+)"\)')
-BATCH = 8
+BATCH = 16
 OURS, OURS_BF16 = "ours, fp32", "ours, bf16 (no setting of GraftGAN)"
 FIDELITY, PYTORCH_FID, CLEAN_FID = "torch-fidelity", "pytorch-fid", "clean-fid"
 EQUAL = 1e-4

@@ -55,7 +55,7 @@ def make_extractor(name: str, *, weights: Path | None = None, device: str = "cpu
             value_range="128_128",
             weights_sha256=file_sha256(path),
             device=device,
-            batch=8,
+            batch=16,
         )
     if name.startswith(("onnx:", "torchscript:")):
         return external_extractor(name, device)

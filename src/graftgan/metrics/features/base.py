@@ -139,7 +139,7 @@ class BatchedExtractor:
         with torch.inference_mode(), _exact_convolutions(self._device):
             pixels = torch.from_numpy(np.array(images)).to(self._device).permute(0, 3, 1, 2).float()
             pixels = resize_images(pixels, self._resize, self.input_px).expand(-1, 3, -1, -1)
-            values = ((pixels - self._offset) / self._divisor).contiguous(memory_format=torch.channels_last)
+            values = (pixels - self._offset).div_(self._divisor).contiguous(memory_format=torch.channels_last)
             features: NDArray[np.float32] = self._network(values).float().cpu().numpy()
         return features
 

@@ -15,6 +15,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 from graftgan.metrics.features.clipped import clipped_conv2d
 
 DIM = 2048
+_STEM_IMAGES = 2
+"""Images whose widest maps are made at a time: those of more would have fresh memory mapped at each call."""
 Size = int | tuple[int, int]
 
 
@@ -183,12 +185,16 @@ class FidInception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Global average after the last block; the classifier is loaded but not used."""
-        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
-        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
-        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))
+        x = torch.cat([self._stem(part) for part in x.split(_STEM_IMAGES)])
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         return x.mean(dim=(2, 3))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))
+        return F.max_pool2d(x, 3, 2)
 
     def folded(self) -> FidInception:
         """Ready this network for inference, in place: no gradients, norms folded, channels last."""
