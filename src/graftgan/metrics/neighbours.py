@@ -28,7 +28,7 @@ _SPARE = 16
 _MOST_TILE_ROWS = 2048
 _NORM_ROWS = 256
 _MOST_IN_A_BYTE = 255
-_PAIRS = 256
+_PAIRS = 32
 _OPEN_PAIRS = 1 << 16
 _WIDE_STRIPS = 4
 """Parts of a tile that is screened again: a pair that is open after float64, too, takes more memory."""
@@ -85,7 +85,7 @@ class _Points:
         origin = origin.astype(np.float32).astype(np.float64)  # the same point for either precision of x
         norms, lost = np.empty(len(x)), np.zeros(len(x))
         for rows in blocks(len(x), _NORM_ROWS):
-            centred = torch.from_numpy(x[rows] - origin)
+            centred = torch.from_numpy(x[rows]) - torch.from_numpy(origin)
             norms[rows] = centred.square().sum(dim=1).numpy()
             lost[rows] = (centred - centred.float().bfloat16()).square().sum(dim=1).numpy()
         share = np.divide(lost, norms, out=np.zeros(len(x)), where=norms > 0)
@@ -404,7 +404,8 @@ def _exact(a: _Points, b: _Points, i: NDArray[np.int64], j: NDArray[np.int64]) -
     """Squared distances of single pairs, from float64 differences."""
     squares = np.empty(len(i))
     for some in blocks(len(i), _PAIRS):
-        difference = np.subtract(a.x[i[some]], b.x[j[some]], dtype=np.float64)
+        difference = a.x[i[some]].astype(np.float64)
+        difference -= b.x[j[some]]
         squares[some] = np.einsum("nd,nd->n", difference, difference)
     return squares
 
