@@ -132,6 +132,19 @@ def test_the_root_squares_to_the_covariance(n: int) -> None:
     assert m.trace == pytest.approx(np.cov(x, rowvar=False).trace())
 
 
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_moments_do_not_depend_on_how_many_rows_are_summed_at_a_time(
+    rows: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = (draw(90, 16, 3) + 100).astype(dtype)
+    monkeypatch.setattr(frechet, "_ROWS", rows)
+    monkeypatch.setattr(frechet, "_STRIP", 5)
+    m, covariance = moments(x), np.cov(x.astype(np.float64), rowvar=False)
+    np.testing.assert_allclose(m.root.T @ m.root, covariance, rtol=0, atol=1e-13)
+    assert m.trace == pytest.approx(covariance.trace(), rel=1e-13)
+
+
 def test_other_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="16 and of 8 dimensions"):
         frechet_from_moments(moments(draw(9, 16, 0)), moments(draw(9, 8, 0)))

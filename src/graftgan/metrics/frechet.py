@@ -3,8 +3,8 @@
 ``d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2)`` (Dowson and Landau 1982; Heusel et al. 2017, eq.
 6), covariance divisor n - 1. No matrix square root is taken: with ``S1 = A'A`` and ``S2 = B'B`` the last
 trace is the nuclear norm of ``A B'``. That is exact when there are fewer images than dimensions, where
-solvers on ``S1 S2`` add one square root of rounding noise per missing rank. Factors and eigenvalues are
-PyTorch's: two libraries' threads would wait for each other's cores.
+solvers on ``S1 S2`` add one square root of rounding noise per missing rank. Products, factors and eigenvalues
+are PyTorch's: two libraries' threads would wait for each other's cores.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch import Tensor
 from graftgan.metrics.intervals import (
     Array,
     Estimate,
-    as_features,
-    as_pair,
+    Matrix,
+    as_matrices,
+    as_matrix,
     jackknife_variance,
     student_quantile,
     symmetric_interval,
@@ -31,6 +32,7 @@ from graftgan.metrics.products import blocks
 
 REAL_BLOCKS = 10
 _STRIP = 256
+_ROWS = 1024
 _FLATTEST_PIVOT = 1e-4
 _GRAM_ERROR = 1e-11
 """Relative error of a sum of singular values that may come from squaring them."""
@@ -61,12 +63,16 @@ def moments(features: NDArray[np.floating]) -> Moments:
     Raises:
         ValueError: not a finite matrix of two or more rows.
     """
-    x = as_features(features, "features")
+    x = as_matrix(features, "features")
     n, dim = x.shape
-    mean = x.mean(axis=0)
+    mean = x.mean(axis=0, dtype=np.float64)
+    if n > dim:
+        covariance = _lower_covariance(x, mean)
+        root = covariance_root(covariance)
+        return Moments(mean, _qr_root(x - mean) if root is None else root, float(np.trace(covariance)), n)
     centred = x - mean
-    root = _helmert(centred) if n <= dim else _triangular_root(centred)
-    return Moments(mean, root, float(np.vdot(centred, centred) / (n - 1)), n)
+    flat = torch.from_numpy(centred).reshape(-1)
+    return Moments(mean, _helmert(centred), float(torch.dot(flat, flat)) / (n - 1), n)
 
 
 def frechet_from_moments(a: Moments, b: Moments) -> float:
@@ -90,7 +96,7 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     Raises:
         ValueError: not finite matrices of equal width with two or more rows.
     """
-    first, second = as_pair(a, b, ("first set", "second set"))
+    first, second = as_matrices(a, b, ("first set", "second set"))
     return frechet_from_moments(moments(first), moments(second))
 
 
@@ -127,7 +133,7 @@ def frechet_estimate(
     """
     if not 5 <= fake_blocks <= real_blocks:
         raise ValueError(f"needs 5 <= fake_blocks <= real_blocks, not {fake_blocks} and {real_blocks}")
-    x, y = as_pair(fake, real, ("fake", "real"))
+    x, y = as_matrices(fake, real, ("fake", "real"))
     if of_reals is None:
         of_reals = RealMoments(y, real_blocks, keep=False)
     of_x, of_y = moments(x), of_reals.whole
@@ -154,7 +160,7 @@ class RealMoments:
     """
 
     def __init__(self, real: NDArray[np.floating], blocks: int = REAL_BLOCKS, *, keep: bool = True) -> None:
-        self._real = as_features(real, "real")
+        self._real = as_matrix(real, "real")
         self._blocks, self._keep = blocks, keep
         self._kept: list[Moments] = []
         self.whole = moments(self._real)
@@ -181,20 +187,28 @@ def _helmert(centred: Array) -> Array:
     return contrasts
 
 
-def _triangular_root(centred: Array) -> Array:
-    """Triangular root of a covariance of full rank; by QR where the covariance is too flat for Cholesky."""
-    n = len(centred)
-    root = covariance_root(centred.T @ centred / (n - 1))
-    return _qr_root(centred) if root is None else root
+def _lower_covariance(x: Matrix, mean: Array) -> Array:
+    """Covariance ``[dim, dim]`` up to its diagonal, from few rows at a time; what is above is zero."""
+    n, dim = x.shape
+    sums, origin = torch.zeros(dim, dim, dtype=torch.float64), torch.from_numpy(mean)
+    for some in blocks(n, _ROWS):
+        centred = torch.from_numpy(x[some]) - origin
+        for rows in blocks(dim, _STRIP):
+            sums[rows, : rows.stop].addmm_(centred[:, rows].T, centred[:, : rows.stop])
+    covariance: Array = sums.div_(n - 1).numpy()
+    return covariance
 
 
 def covariance_root(covariance: Array) -> Array | None:
-    """Upper triangular root of a covariance ``[dim, dim]``, None where it is too flat for Cholesky's."""
-    upper, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance), upper=True)
-    pivots = upper.diagonal()
+    """Upper triangular root of a covariance ``[dim, dim]``, None where it is too flat for Cholesky's.
+
+    Only the diagonal and what is below it are read.
+    """
+    lower, failed = torch.linalg.cholesky_ex(torch.from_numpy(covariance))
+    pivots = lower.diagonal()
     if failed or pivots.min() < _FLATTEST_PIVOT * pivots.max():
         return None
-    root: Array = upper.numpy()
+    root: Array = lower.T.numpy()
     return root
 
 
