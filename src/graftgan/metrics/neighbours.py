@@ -226,7 +226,7 @@ def _again(
     """What `_smallest` gives for a few rows: by finer and finer screens, at last row by row."""
     screen, *finer = screens
     part = replace(a, x=a.x[rows], norms=a.norms[rows])
-    bounds = torch.full((len(rows), keep), torch.inf, dtype=torch.from_numpy(np.empty(0, screen.dtype)).dtype)
+    bounds = torch.from_numpy(np.full((len(rows), keep), np.inf, screen.dtype))
     indices = torch.zeros((len(rows), keep), dtype=torch.int64)
     for columns in blocks(len(b.x), width):
         low = _tile(part, b, slice(0, len(rows)), columns, screen).low
