@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from processor import processor
 
 from graftgan.contract import read_json, write_json, write_text
 
@@ -184,7 +184,7 @@ def page(timings: Sequence[Timing], options: argparse.Namespace) -> str:
     """Return the whole page."""
     device = "CPU core" if options.device == "cpu" else "GPU"
     facts = (
-        f"{os.cpu_count()} CPUs ({platform.machine()}), torch {torch.__version__}, device {options.device}, "
+        f"{processor()}, torch {torch.__version__}, device {options.device}, "
         f"one thread a worker, median of {options.repeat}."
     )
     whole = ["# Several workers", "", facts, "", table(timings)]

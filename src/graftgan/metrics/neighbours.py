@@ -1,9 +1,10 @@
 """Exact neighbour searches in feature space, in tiles of bounded memory.
 
 Squared distances are screened by matrix products, each with a bound of its rounding error: of factors
-rounded to bfloat16 where the processor multiplies these faster, else of float32. What the bound leaves open
-is decided by the float64 sum of squared differences, or, if it is much, screened again by finer products.
-So results are those of exact distances, whatever the tile, the processor and the library below the product.
+rounded to bfloat16 where there are many and the processor is faster in it, else of float32. What the bound
+leaves open is decided by the float64 sum of squared differences, or, if it is much, screened again by finer
+products. So results are those of exact distances, whatever the tile, the processor and the library below the
+product.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _PAIRS = 32
 _OPEN_PAIRS = 1 << 16
 _WIDE_STRIPS = 4
 """Parts of a tile that is screened again: a pair that is open after float64, too, takes more memory."""
+_MANY = 2500
+"""Columns from which rounded products save more than what they leave open takes."""
 _OPEN_SHARE = 1e-3
 """Above this share of undecided pairs a tile is screened again instead of going pair by pair."""
 
@@ -384,7 +387,7 @@ def _screens(a: _Points, b: _Points) -> list[_Screen]:
     """Return how tiles of two sets are screened, the coarsest and fastest way first."""
     dim = a.x.shape[1]
     single, double = (_Screen(dtype, _slack(dim, dtype)) for dtype in (np.float32, np.float64))
-    if not bfloat16_is_faster():
+    if len(b.x) < _MANY or not bfloat16_is_faster():
         return [single, double]
     # |ab - AB| <= |a - A| |b| + |A| |b - B| of the rounded A and B, and 2 |a| |b| <= |a|^2 + |b|^2.
     rounding = a.lost + b.lost + a.lost * b.lost
