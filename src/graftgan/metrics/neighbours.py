@@ -24,8 +24,9 @@ from graftgan.metrics.products import bfloat16_is_faster, blocks, product
 Mask = NDArray[np.bool_]
 MEMORY_MIB = 256.0
 _TIE_SLACK = 1.0 + 1e-9
-_SPARE = 16
+_SPARE = 4
 """Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
+_SPARE_ROUNDED = 16
 _MOST_TILE_ROWS = 2048
 _NORM_ROWS = 256
 _MOST_IN_A_BYTE = 255
@@ -183,10 +184,10 @@ def _smallest(
 ) -> tuple[NDArray[np.int64], Array]:
     """Indices and squared distances of the nearest columns of each row, exact at the ks (from 1)."""
     others = len(b.x) - same
-    keep = min(max(ks) + _SPARE, others)
+    screen, *finer = _screens(a, b)
+    keep = min(max(ks) + (_SPARE_ROUNDED if screen.rounded else _SPARE), others)
     bounds = torch.full((len(a.x), keep), torch.inf)
     indices = torch.zeros((len(a.x), keep), dtype=torch.int64)
-    screen, *finer = _screens(a, b)
     height, width = _tile_shape(memory_mib, a.x.shape[1])
     for rows in blocks(len(a.x), height):
         for columns in blocks(len(b.x), width, rows.start if same else 0):
