@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from graftgan.metrics import neighbours
+from graftgan.metrics import neighbours, screening
 from graftgan.metrics.neighbours import hits, nearest, squared_radii
 from graftgan.metrics.products import fast_products
 from scripts import loaded
@@ -26,8 +26,8 @@ def draw(n: int, seed: int, dim: int = 7) -> np.ndarray:
 @pytest.fixture(autouse=True, params=[False, True], ids=["float32", "bfloat16"])
 def rounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether screening begins with bfloat16, as of many on processors that multiply it faster."""
-    monkeypatch.setattr(neighbours, "_MANY", 0)
-    monkeypatch.setattr(neighbours, "bfloat16_is_faster", lambda: request.param)
+    monkeypatch.setattr(screening, "_MANY", 0)
+    monkeypatch.setattr(screening, "bfloat16_is_faster", lambda: request.param)
     return bool(request.param)
 
 
@@ -35,13 +35,13 @@ def rounded(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def decided_by_hand(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Numbers of pairs that were decided one by one."""
     counts: list[int] = []
-    exact = neighbours._exact
+    exact = neighbours.exact_squares
 
     def counted(a: object, b: object, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         counts.append(len(i))
         return exact(a, b, i, j)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(neighbours, "_exact", counted)
+    monkeypatch.setattr(neighbours, "exact_squares", counted)
     yield counts
 
 
@@ -91,10 +91,10 @@ def test_bounds_of_every_screen_hold(scale: float) -> None:
     """Also where a row is much longer than another, and where it is the origin itself."""
     a, b = draw(60, 0, 200), draw(50, 1, 200)
     a[0], b[0], a[1] = 0, 0, 1000 * a[1]
-    first, second = (neighbours._Points.of((scale * x).astype(np.float32), np.zeros(200)) for x in (a, b))
+    first, second = (screening.Points.of((scale * x).astype(np.float32), np.zeros(200)) for x in (a, b))
     squares = cdist(first.x.astype(float), second.x.astype(float), "sqeuclidean")
-    for screen in neighbours._screens(first, second):
-        tile = neighbours._tile(first, second, slice(0, 60), slice(0, 50), screen)
+    for screen in screening.screens_for(first, second):
+        tile = screening.bounded(first, second, slice(0, 60), slice(0, 50), screen)
         low = tile.low.copy()
         assert (low <= squares).all() and (tile.raise_to_upper() >= squares).all()
         # Narrow enough to be of use, too.

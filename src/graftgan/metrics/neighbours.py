@@ -1,10 +1,9 @@
 """Exact neighbour searches in feature space, in tiles of bounded memory.
 
-Squared distances are screened by matrix products, each with a bound of its rounding error: of factors
-rounded to bfloat16 where there are many and the processor is faster in it, else of float32. What the bound
-leaves open is decided by the float64 sum of squared differences, or, if it is much, screened again by finer
-products. So results are those of exact distances, whatever the tile, the processor and the library below the
-product.
+Squared distances are screened by matrix products with a bound of their rounding error (`metrics.screening`).
+What the bound leaves open is decided by the float64 sum of squared differences, or, if it is much, screened
+again by finer products. So results are those of exact distances, whatever the tile, the processor and the
+library below the product.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftgan.metrics.intervals import Array, Matrix
-from graftgan.metrics.products import bfloat16_is_faster, blocks, product
+from graftgan.metrics.products import blocks
+from graftgan.metrics.screening import Points, Screen, bounded, exact_squares, screens_for, tile_shape
 
 Mask = NDArray[np.bool_]
 MEMORY_MIB = 256.0
@@ -27,15 +27,10 @@ _TIE_SLACK = 1.0 + 1e-9
 _SPARE = 4
 """Candidates kept beside the k wanted, so that rounding seldom hides a nearer one."""
 _SPARE_ROUNDED = 16
-_MOST_TILE_ROWS = 2048
-_NORM_ROWS = 256
 _MOST_IN_A_BYTE = 255
-_PAIRS = 32
 _OPEN_PAIRS = 1 << 16
 _WIDE_STRIPS = 4
 """Parts of a tile that is screened again: a pair that is open after float64, too, takes more memory."""
-_MANY = 2500
-"""Columns from which rounded products save more than what they leave open takes."""
 _OPEN_SHARE = 1e-3
 """Above this share of undecided pairs a tile is screened again instead of going pair by pair."""
 
@@ -51,73 +46,6 @@ class Hits:
 
     by_row: NDArray[np.int64]
     by_column: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Screen:
-    """How a tile is screened.
-
-    Attributes:
-        dtype: Of the products' sums.
-        slack: Error of a squared distance, over ``|a|^2 + |b|^2``.
-        rounded: Whether factors are rounded to bfloat16.
-    """
-
-    dtype: type[np.floating]
-    slack: float
-    rounded: bool = False
-
-
-@dataclass(frozen=True)
-class _Points:
-    """A set with its squared norms, seen from a common origin so that little cancels.
-
-    Attributes:
-        x: ``[n, dim]``.
-        origin: ``[dim]``.
-        norms: ``[n]``, squared.
-        lost: Bound of what rounding to bfloat16 takes off a row, over its norm.
-    """
-
-    x: Matrix
-    origin: Array
-    norms: Array
-    lost: float
-
-    @classmethod
-    def of(cls, x: Matrix, origin: Array) -> _Points:
-        origin = origin.astype(np.float32).astype(np.float64)  # the same point for either precision of x
-        norms, lost = np.empty(len(x)), np.zeros(len(x))
-        for rows in blocks(len(x), _NORM_ROWS):
-            centred = torch.from_numpy(x[rows]) - torch.from_numpy(origin)
-            norms[rows] = centred.square().sum(dim=1).numpy()
-            lost[rows] = (centred - centred.float().bfloat16()).square().sum(dim=1).numpy()
-        share = np.divide(lost, norms, out=np.zeros(len(x)), where=norms > 0)
-        return cls(x, origin, norms, math.sqrt(share.max(initial=0.0)))
-
-    def part(self, rows: slice, screen: _Screen) -> tuple[Matrix, Array]:
-        """Return rows as seen from the origin, and their squared norms."""
-        working = np.promote_types(self.x.dtype, screen.dtype)
-        part = torch.from_numpy(self.x[rows].astype(working, copy=False))
-        centred = part - torch.from_numpy(self.origin.astype(working))
-        if screen.rounded:
-            centred.copy_(centred.float().bfloat16())
-        return centred.numpy().astype(screen.dtype, copy=False), self.norms[rows]
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Lower bounds ``low`` of squared distances; adding both widths gives upper bounds."""
-
-    low: Matrix
-    row_width: Matrix
-    column_width: Matrix
-
-    def raise_to_upper(self) -> Matrix:
-        upper = self.low
-        upper += self.row_width[:, None]
-        upper += self.column_width
-        return upper
 
 
 def hits(
@@ -144,9 +72,9 @@ def hits(
     of_columns = [r[None, :] * _TIE_SLACK for r in column_radii]
     found = [Hits(np.zeros(len(a), np.int64), np.zeros(len(b), np.int64)) for _ in [*of_rows, *of_columns]]
     origin = _middle(b)
-    first, second = _Points.of(a, origin), _Points.of(b, origin)
-    screens = _screens(first, second)
-    height, width = _tile_shape(memory_mib, a.shape[1])
+    first, second = Points.of(a, origin), Points.of(b, origin)
+    screens = screens_for(first, second)
+    height, width = tile_shape(memory_mib, a.shape[1])
     for rows in blocks(len(a), height):
         for columns in blocks(len(b), width):
             here = [r[rows] for r in of_rows] + [r[:, columns] for r in of_columns]
@@ -167,7 +95,7 @@ def squared_radii(x: Matrix, ks: Sequence[int], memory_mib: float = MEMORY_MIB) 
     for k in ks:
         if not 1 <= k < len(x):
             raise ValueError(f"k must lie between 1 and {len(x) - 1} for {len(x)} rows, not {k}")
-    points = _Points.of(x, _middle(x))
+    points = Points.of(x, _middle(x))
     _, squares = _smallest(points, points, ks, memory_mib, same=True)
     return [np.ascontiguousarray(squares[:, k - 1]) for k in ks]
 
@@ -175,23 +103,23 @@ def squared_radii(x: Matrix, ks: Sequence[int], memory_mib: float = MEMORY_MIB) 
 def nearest(a: Matrix, b: Matrix, memory_mib: float = MEMORY_MIB) -> tuple[NDArray[np.int64], Array]:
     """Nearest row of ``b`` for each row of ``a``: its index (the lowest of equals) and its distance."""
     origin = _middle(b)
-    index, squares = _smallest(_Points.of(a, origin), _Points.of(b, origin), [1], memory_mib, same=False)
+    index, squares = _smallest(Points.of(a, origin), Points.of(b, origin), [1], memory_mib, same=False)
     return index[:, 0], np.sqrt(squares[:, 0])
 
 
 def _smallest(
-    a: _Points, b: _Points, ks: Sequence[int], memory_mib: float, *, same: bool
+    a: Points, b: Points, ks: Sequence[int], memory_mib: float, *, same: bool
 ) -> tuple[NDArray[np.int64], Array]:
     """Indices and squared distances of the nearest columns of each row, exact at the ks (from 1)."""
     others = len(b.x) - same
-    screen, *finer = _screens(a, b)
+    screen, *finer = screens_for(a, b)
     keep = min(max(ks) + (_SPARE_ROUNDED if screen.rounded else _SPARE), others)
     bounds = torch.full((len(a.x), keep), torch.inf)
     indices = torch.zeros((len(a.x), keep), dtype=torch.int64)
-    height, width = _tile_shape(memory_mib, a.x.shape[1])
+    height, width = tile_shape(memory_mib, a.x.shape[1])
     for rows in blocks(len(a.x), height):
         for columns in blocks(len(b.x), width, rows.start if same else 0):
-            low = torch.from_numpy(_tile(a, b, rows, columns, screen).low)
+            low = torch.from_numpy(bounded(a, b, rows, columns, screen).low)
             if same and columns.start == rows.start:
                 low.fill_diagonal_(torch.inf)
             _merge(bounds[rows], indices[rows], low, columns.start)
@@ -203,7 +131,7 @@ def _smallest(
     index, squares = _settle(a, b, every, indices.numpy(), bounds.numpy(), ks, screen)
     left = np.flatnonzero(_unsettled(bounds, squares, ks, others, same))
     # Wider numbers take twice the memory, and the rows are copied.
-    height, width = _tile_shape(memory_mib, a.x.shape[1], share=1 / 3)
+    height, width = tile_shape(memory_mib, a.x.shape[1], share=1 / 3)
     for some in blocks(len(left), height):
         rows_left = left[some]
         index[rows_left], squares[rows_left] = _again(a, b, rows_left, ks, keep, width, same, finer)
@@ -218,14 +146,14 @@ def _unsettled(bounds: Tensor, squares: Array, ks: Sequence[int], others: int, s
 
 
 def _again(
-    a: _Points,
-    b: _Points,
+    a: Points,
+    b: Points,
     rows: NDArray[np.int64],
     ks: Sequence[int],
     keep: int,
     width: int,
     same: bool,
-    screens: Sequence[_Screen],
+    screens: Sequence[Screen],
 ) -> tuple[NDArray[np.int64], Array]:
     """What `_smallest` gives for a few rows: by finer and finer screens, at last row by row."""
     screen, *finer = screens
@@ -233,7 +161,7 @@ def _again(
     bounds = torch.from_numpy(np.full((len(rows), keep), np.inf, screen.dtype))
     indices = torch.zeros((len(rows), keep), dtype=torch.int64)
     for columns in blocks(len(b.x), width):
-        low = _tile(part, b, slice(0, len(rows)), columns, screen).low
+        low = bounded(part, b, slice(0, len(rows)), columns, screen).low
         if same:
             own = np.flatnonzero((rows >= columns.start) & (rows < columns.stop))
             low[own, rows[own] - columns.start] = np.inf
@@ -277,10 +205,10 @@ def _merge(bounds: Tensor, indices: Tensor, low: Tensor, start: int) -> None:
 
 
 def _nearest_of_row(
-    a: _Points, b: _Points, row: int, ks: Sequence[int], keep: int, width: int, same: bool, screen: _Screen
+    a: Points, b: Points, row: int, ks: Sequence[int], keep: int, width: int, same: bool, screen: Screen
 ) -> tuple[NDArray[np.int64], Array]:
     here = slice(row, row + 1)
-    parts = [_tile(a, b, here, columns, screen).low for columns in blocks(len(b.x), width)]
+    parts = [bounded(a, b, here, columns, screen).low for columns in blocks(len(b.x), width)]
     low = np.concatenate(parts, axis=1)
     if same:
         low[0, row] = np.inf
@@ -290,13 +218,13 @@ def _nearest_of_row(
 
 
 def _settle(
-    a: _Points,
-    b: _Points,
+    a: Points,
+    b: Points,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
     low: Matrix,
     ks: Sequence[int],
-    screen: _Screen,
+    screen: Screen,
 ) -> tuple[NDArray[np.int64], Array]:
     """Sort candidates by distance, then index; distances that may be among the ks are made exact first.
 
@@ -317,13 +245,13 @@ def _settle(
     for k in ks:
         open_ |= (low <= upper_sorted[:, k - 1 : k]) & (upper >= low_sorted[:, k - 1 : k])
     at, candidate = np.nonzero(open_ & np.isfinite(low))
-    squares[at, candidate] = _exact(a, b, rows[at], columns[at, candidate])
+    squares[at, candidate] = exact_squares(a, b, rows[at], columns[at, candidate])
     order = np.lexsort((columns, squares), axis=1)
     return np.take_along_axis(columns, order, 1), np.take_along_axis(squares, order, 1)
 
 
 def _inside(
-    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], screens: Sequence[_Screen]
+    a: Points, b: Points, rows: slice, columns: slice, radii: list[Array], screens: Sequence[Screen]
 ) -> list[Mask]:
     """Which distances of a tile are at most each of the squared radii, ``[rows, columns]`` booleans."""
     screen, *finer = screens
@@ -341,10 +269,10 @@ def _inside(
 
 
 def _screened(
-    a: _Points, b: _Points, rows: slice, columns: slice, radii: list[Array], screen: _Screen
+    a: Points, b: Points, rows: slice, columns: slice, radii: list[Array], screen: Screen
 ) -> tuple[list[Mask], list[Mask]]:
     """Return for each radius which distances are within it for sure, and which are open."""
-    tile = _tile(a, b, rows, columns, screen)
+    tile = bounded(a, b, rows, columns, screen)
     limits = [radius.astype(screen.dtype) for radius in radii]
     possible = [tile.low <= limit for limit in limits]
     upper = tile.raise_to_upper()
@@ -353,8 +281,8 @@ def _screened(
 
 
 def _decided(
-    a: _Points,
-    b: _Points,
+    a: Points,
+    b: Points,
     rows: slice,
     columns: slice,
     radii: list[Array],
@@ -366,61 +294,5 @@ def _decided(
         flat, limits = np.flatnonzero(undecided), np.broadcast_to(radius, held.shape)
         for some in blocks(len(flat), _OPEN_PAIRS):
             i, j = np.divmod(flat[some], held.shape[1])
-            held[i, j] = _exact(a, b, i + rows.start, j + columns.start) <= limits[i, j]
+            held[i, j] = exact_squares(a, b, i + rows.start, j + columns.start) <= limits[i, j]
     return sure
-
-
-def _tile(a: _Points, b: _Points, rows: slice, columns: slice, screen: _Screen) -> _Tile:
-    """Bound the squared distances of a tile by ``|a|^2 + |b|^2 - 2 a.b`` and the rounding of its products."""
-    dtype, slack = screen.dtype, screen.slack
-    left, left_norms = a.part(rows, screen)
-    right, right_norms = b.part(columns, screen)
-    left *= -2  # of the shorter side, and exact
-    bounds = product(left, right, screen.rounded)
-    added = torch.from_numpy(bounds)  # whose sums run on all threads
-    added += torch.from_numpy((left_norms * (1 - slack)).astype(dtype))[:, None]
-    added += torch.from_numpy((right_norms * (1 - slack)).astype(dtype))
-    added.clamp_(min=0)
-    return _Tile(bounds, (2 * slack * left_norms).astype(dtype), (2 * slack * right_norms).astype(dtype))
-
-
-def _screens(a: _Points, b: _Points) -> list[_Screen]:
-    """Return how tiles of two sets are screened, the coarsest and fastest way first."""
-    dim = a.x.shape[1]
-    single, double = (_Screen(dtype, _slack(dim, dtype)) for dtype in (np.float32, np.float64))
-    if len(b.x) < _MANY or not bfloat16_is_faster():
-        return [single, double]
-    # |ab - AB| <= |a - A| |b| + |A| |b - B| of the rounded A and B, and 2 |a| |b| <= |a|^2 + |b|^2.
-    rounding = a.lost + b.lost + a.lost * b.lost
-    return [_Screen(np.float32, rounding + (1 + rounding) * single.slack, rounded=True), single, double]
-
-
-def _slack(dim: int, dtype: type[np.floating]) -> float:
-    """Rounding error of a squared distance by products, over ``|a|^2 + |b|^2``.
-
-    A sum of n products is off by at most n units of rounding times the sum of their sizes, here at most
-    ``(|a|^2 + |b|^2) / 2``; the other steps add fewer than 16 units.
-    """
-    return float((dim + 16) * np.finfo(dtype).eps / 2)
-
-
-def _exact(a: _Points, b: _Points, i: NDArray[np.int64], j: NDArray[np.int64]) -> Array:
-    """Squared distances of single pairs, from float64 differences."""
-    squares = np.empty(len(i))
-    for some in blocks(len(i), _PAIRS):
-        difference = a.x[i[some]].astype(np.float64)
-        difference -= b.x[j[some]]
-        squares[some] = np.einsum("nd,nd->n", difference, difference)
-    return squares
-
-
-def _tile_shape(memory_mib: float, dim: int, share: float = 1.0) -> tuple[int, int]:
-    """Rows and columns of a tile that stays in a share of the memory.
-
-    A pair takes 12 bytes with its booleans and copies, each feature of a row or column 6 more, of which 2 are
-    its copy in bfloat16.
-    """
-    room = share * memory_mib * 2**20
-    square = (math.sqrt((6 * dim) ** 2 + 12 * room) - 6 * dim) / 12
-    rows = min(max(1, int(square)), _MOST_TILE_ROWS)
-    return rows, max(1, int((room - 6 * dim * rows) / (12 * rows + 6 * dim)))

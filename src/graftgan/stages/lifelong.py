@@ -147,9 +147,8 @@ def learn_task(
         judge, more = _judge(images, settings)
         note = state_note(bank, second, name, images, settings)
         history, state = _train(name, trainer, judge, note, settings, ctx)
-        scores = score_task(
-            trainer.gan.generator_ema, images, open_extractor(settings, "extractor"), settings
-        )
+        extractor = open_extractor(settings, "extractor")
+        scores = score_task(trainer.gan.generator_ema, images, extractor, settings)
         task = _finish(bank, second, begun, begun_back, trainer, images, settings, scores)
         if not keep_state:
             for folder in (state, *spent):
