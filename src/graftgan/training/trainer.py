@@ -86,19 +86,17 @@ class Trainer:
         self.rate_g, self.rate_d = rate_of(self.adam_g), rate_of(self.adam_d)
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.seed_noise()
-        self.images_seen = 0
+        self.images_seen, self.lr_scale = 0, 1.0
         self.path_mean = torch.zeros((), device=device)
-        self.lr_scale = 1.0
         self.meter = Meter()
         networks = (gan.generator, gan.discriminator, gan.generator_ema)
         for network in networks:
             lay_out(network)
         self.styled = isinstance(gan.generator, StyledGenerator)
         check_styled(gan, settings)
-        draw: Any = gan.generator.synthesis if self.styled else gan.generator
-        self._plain_draw = draw
+        self._plain_draw = cast(Any, gan.generator.synthesis if self.styled else gan.generator)
         # After a second batch size shapes would become symbols, and noise does not compile with these.
-        self._draw = torch.compile(draw, dynamic=False) if compiled else draw
+        self._draw = torch.compile(self._plain_draw, dynamic=False) if compiled else self._plain_draw
         judge: Any = torch.compile(gan.discriminator, dynamic=False) if compiled else gan.discriminator
         self.game: Game = make_game(gan.discriminator, judge, settings.cdc.anchor_noise)
         self.penalties: tuple[Penalty, ...] = ()
