@@ -137,13 +137,13 @@ class Counted:
 def watch_tiles(patch: pytest.MonkeyPatch) -> set[float]:
     """Collect the memory that every search for neighbours is given, in MiB."""
     seen: set[float] = set()
-    shape = neighbours._tile_shape
+    shape = neighbours.tile_shape
 
     def watched(memory_mib: float, *rest: Any, **named: Any) -> tuple[int, int]:
         seen.add(memory_mib)
         return shape(memory_mib, *rest, **named)
 
-    patch.setattr(neighbours, "_tile_shape", watched)
+    patch.setattr(neighbours, "tile_shape", watched)
     return seen
 
 
