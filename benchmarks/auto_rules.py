@@ -1,6 +1,6 @@
-"""Derive the rules of `finetune.method: auto` from `results/methods.json` and `results/methods-biggan.json`.
+"""Derive the rules of `finetune.method: auto` from the tables that `benchmarks/methods.py` made.
 
-`benchmarks/methods.py` does it too, when it is done. A table that is not measured has no rules.
+That script does it too, when it is done. A table that is not measured has no rules.
 
     python benchmarks/auto_rules.py
 """
@@ -18,7 +18,7 @@ from graftgan.contract import read_json, write_json
 from graftgan.transfer.auto import RULES_FILE, derive
 
 RESULTS = Path(__file__).resolve().parent / "results"
-TABLES = ("methods.json", "methods-biggan.json")
+TABLES = ("methods.json", "methods-biggan.json", "methods-residual.json")
 """The first holds for families that none was measured with."""
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 

@@ -6,13 +6,13 @@ images that the largest draw leaves for the test. Finished runs are lines of `re
 has a line is not repeated, so it can be done in parts; the table names its draws. After a change of a method,
 `--again` repeats its rows; a zoo of other sources repeats all.
 
-Methods that the zoo's StyleGAN2 sources are not for have a table of their own, `--family biggan`: there every
-run starts from the source with classes, at the learning rates that it was trained with.
+What the zoo's StyleGAN2 sources are not for has tables of its own: `--family biggan` starts every run from
+the source with classes, `--family resnet_gan` from the residual GAN, at the rates of the source's training.
 
 Runs of another budget have files of their own, `results/methods-24kimg.md` for one.
 
     python benchmarks/methods.py [--kimg 3] [--source recommended] [--seeds 3] [--methods ROW ...]
-    python benchmarks/methods.py --family biggan
+    python benchmarks/methods.py --family biggan resnet_gan
 """
 
 from __future__ import annotations
@@ -104,6 +104,21 @@ BIGGAN: dict[str, tuple[str, ...]] = {
     "adafm": ("method=adafm",),
 }  # fmt: skip
 """The same for a source with classes."""
+SMALL_HEAD = "filter_transfer.head=small"
+RESIDUAL: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "freeze_d": ("method=freeze_d",),
+    "filter_transfer": ("method=filter_transfer",),
+    "filter_transfer, small head": ("method=filter_transfer", SMALL_HEAD),
+    "adafm": ("method=adafm",),
+    "adafm, small head": ("method=adafm", SMALL_HEAD),
+    "bsa": ("method=bsa",),
+    "gan_memory": ("method=gan_memory",),
+    "bsd": ("penalties=[bsd]",),
+    "gmm_to_normal": ("prior=gmm_to_normal",),
+    "gmm_to_normal and bsd": ("prior=gmm_to_normal", "penalties=[bsd]"),
+}
+"""The same for a residual GAN, the network of the papers on forgetting and on low-level filters."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +157,13 @@ FAMILIES = {
         ("finetune.lr_generator=0.0002", "finetune.lr_discriminator=0.0004", "finetune.r1_gamma=0"),
         BIGGAN,
         "methods-biggan",
+    ),
+    "resnet_gan": Family(
+        "residual.yaml",
+        "mixture-resnet",
+        ("finetune.lr_generator=0.0015", "finetune.lr_discriminator=0.0015", "finetune.r1_gamma=1"),
+        RESIDUAL,
+        "methods-residual",
     ),
 }
 
@@ -299,7 +321,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=list(TARGETS))
     parser.add_argument("--methods", nargs="+", choices=rows, help="rows; the default is all of the family")
     parser.add_argument("--again", nargs="+", choices=rows, default=[], help="rows to run anew")
-    parser.add_argument("--source", help="rank.choose; the default is the family's: recommended, or groups")
+    parser.add_argument("--source", help="rank.choose; the default is recommended, or the only source")
     parser.add_argument("--work", type=Path, help="folder of the runs of one family")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the tables")
     parser.add_argument("--workers", type=int, default=2)

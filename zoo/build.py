@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import logging
 import re
 from pathlib import Path
@@ -53,11 +54,17 @@ SHEET_SEED = 0
 SNAPSHOT = {"lr_cooldown": 0.0}
 COLOUR_DISTANCE = 60.0
 CLASS_IMAGES = 2000
-CATALOGUES = {"catalogue.yaml": "sources", "classes.yaml": "class_sources"}
+CATALOGUES = {
+    "catalogue.yaml": "sources",
+    "classes.yaml": "class_sources",
+    "residual.yaml": "residual_sources",
+}
 HEADS = {
     "catalogue.yaml": "# Add your own: the `path` of a folder (gan.safetensors, spec.json) or a `url`, "
     "and its sha256.\n",
     "classes.yaml": "# Sources with classes, for finetune.method=class_embedding: "
+    "set rank.catalogue to this file.\n",
+    "residual.yaml": "# Residual GANs, the networks that filter transfer's small head is for: "
     "set rank.catalogue to this file.\n",
 }
 
@@ -115,9 +122,9 @@ def pictures(recipe: dict[str, Any], resolution: int) -> tuple[NDArray[np.uint8]
 
 def spec_of(recipe: dict[str, Any], recipes: dict[str, Any]) -> GanSpec:
     """Return the networks of a recipe."""
-    if "classes" not in recipe:
-        return GanSpec.from_dict({"family": "stylegan2", **recipes["network"], **recipe.get("network", {})})
-    return GanSpec.from_dict({**recipe["network"], "classes": len(recipe["classes"])})
+    own = recipe.get("network", {})
+    sizes = own if "family" in own else {"family": "stylegan2", **recipes["network"], **own}
+    return GanSpec.from_dict({**sizes, "classes": len(recipe.get("classes", ()))})
 
 
 def train(recipe: dict[str, Any], recipes: dict[str, Any]) -> None:
@@ -252,7 +259,7 @@ def main() -> None:
     recipes = yaml.safe_load((ZOO / "recipes.yaml").read_text())
     if arguments.what == "finish":
         return finish(recipes, arguments.names)
-    for recipe in [*recipes["sources"], *recipes["class_sources"]]:
+    for recipe in itertools.chain.from_iterable(recipes[key] for key in CATALOGUES.values()):
         if not arguments.names or recipe["name"] in arguments.names:
             train(recipe, recipes)
 

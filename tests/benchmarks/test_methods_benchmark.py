@@ -21,6 +21,7 @@ from graftgan.stages.finetune import Arm
 from graftgan.stages.prior import check_prior
 from graftgan.transfer import METHODS, check_family
 from graftgan.transfer.combinations import check_settings
+from graftgan.transfer.rehearsal import check_networks
 from scripts import loaded
 
 methods: Any = loaded("methods")
@@ -63,6 +64,14 @@ def test_every_row_can_be_run_from_its_sources(family: str, name: str, images: i
     check_family(params.finetune.method, family, "any")
 
 
+@pytest.mark.parametrize(("family", "name"), ROWS)
+def test_every_row_goes_with_the_networks_of_a_source(family: str, name: str) -> None:
+    params = settings_of(family, name)
+    catalogue = Catalogue(params.rank.catalogue, ROOT)
+    source = catalogue.sources[0]
+    check_networks(params.finetune, catalogue.spec(source, ROOT), False, source.name)
+
+
 def test_every_method_is_a_row_of_one_of_the_tables() -> None:
     measured = {settings_of(*row).finetune.method for row in ROWS}
     assert measured == set(METHODS)
@@ -95,18 +104,21 @@ def test_a_class_is_tuned_by_what_does_not_judge(row: str, objective: str) -> No
     assert objective == "mmd" or section.alpha == 0.0, "diversity is of features, too"
 
 
-def test_rows_with_a_source_with_classes_have_its_learning_rates() -> None:
-    recipe = yaml.safe_load((ROOT / "zoo" / "recipes.yaml").read_text())["class_sources"][0]["training"]
-    for name in methods.BIGGAN:
-        settings = settings_of("biggan", name).finetune
-        for key in ("lr_generator", "lr_discriminator", "r1_gamma"):
-            assert getattr(settings, key) == recipe[key], (name, key)
+@pytest.mark.parametrize(("family", "key"), [("biggan", "class_sources"), ("resnet_gan", "residual_sources")])
+def test_rows_of_an_only_source_have_its_learning_rates(family: str, key: str) -> None:
+    (recipe,) = yaml.safe_load((ROOT / "zoo" / "recipes.yaml").read_text())[key]
+    assert methods.FAMILIES[family].source == recipe["name"]
+    for name in methods.FAMILIES[family].variants:
+        settings = settings_of(family, name).finetune
+        for rate in ("lr_generator", "lr_discriminator", "r1_gamma"):
+            assert getattr(settings, rate) == recipe["training"][rate], (name, rate)
 
 
-def test_priors_share_their_inversion_and_its_seconds() -> None:
-    withs = [settings_of("stylegan2", name).finetune for name in methods.VARIANTS]
+@pytest.mark.parametrize(("family", "count"), [("stylegan2", 3), ("resnet_gan", 2)])
+def test_priors_share_their_inversion_and_its_seconds(family: str, count: int) -> None:
+    withs = [settings_of(family, name).finetune for name in methods.FAMILIES[family].variants]
     priors = [settings for settings in withs if settings.prior != "normal"]
-    assert len(priors) == 3
+    assert len(priors) == count
     assert all(s.inversion == priors[0].inversion and s.seed == priors[0].seed for s in priors)
 
 
