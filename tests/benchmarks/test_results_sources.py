@@ -16,6 +16,7 @@ ZOO = {
     "selection": "catalogue",
     "methods": "catalogue",
     "methods-biggan": "classes",
+    "methods-residual": "residual",
     "classes": "classes",
 }
 PAGES = {
@@ -23,6 +24,7 @@ PAGES = {
     "selection": "docs/studies.md",
     "methods": "docs/methods.md",
     "methods-biggan": "docs/methods.md",
+    "methods-residual": "docs/methods.md",
     "classes": "docs/classes.md",
 }
 
