@@ -89,6 +89,16 @@ def test_an_equal_size_is_not_enough(folder: Path, tmp_path: Path) -> None:
     assert cache.digest(folder) != before
 
 
+def test_a_time_that_was_set_back_hides_nothing(folder: Path, tmp_path: Path) -> None:
+    """As copying with times and unpacking an archive do, over a file of the same size."""
+    cache = DigestCache(tmp_path / "cache")
+    before = cache.digest(folder)
+    stat = (folder / "a.png").stat()
+    (folder / "a.png").write_text("A.png")
+    os.utime(folder / "a.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cache.digest(folder) != before
+
+
 def test_renamed_removed_and_added_files_change_the_digest(folder: Path, tmp_path: Path) -> None:
     cache = DigestCache(tmp_path / "cache")
     seen = {cache.digest(folder)}

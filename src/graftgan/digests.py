@@ -1,4 +1,4 @@
-"""Digests of the user's files, remembered by size and modification time: an unchanged set is cheap."""
+"""Digests of the user's files, remembered by size and times of change: an unchanged set is cheap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ REMEMBER_FROM_BYTES = 32 << 20
 
 
 class DigestCache:
-    """Remembers sha256 by absolute path, size and modification time in one JSON file a root.
+    """Remembers sha256 by absolute path, size and times in one JSON file a root.
+
+    The time at which the system saw a file change counts too: a modification time can be set back, as copying
+    and unpacking do.
 
     Args:
         folder: Where the JSON files lie; it may be deleted at any time.
@@ -46,14 +49,14 @@ class DigestCache:
         for name, file in [("", str(root))] if single else _files(root):
             if entry := self._entry(file, known.get(name, [])):
                 fresh[name] = entry
-                lines.append(f"{name}\0{entry[2]}")
+                lines.append(f"{name}\0{entry[-1]}")
         if fresh != known and self._writes:
             # It only saves time: a full or read-only disk does no harm.
             with contextlib.suppress(OSError, TryAgain):
                 self._write(store, fresh)
         if single and not fresh:
             raise MissingInput(f"{path} vanished while it was read", "put it back")
-        return str(fresh[""][2]) if single else digest_text("\n".join(lines))
+        return str(fresh[""][-1]) if single else digest_text("\n".join(lines))
 
     def remember(self, folder: Path, digests: Mapping[str, str]) -> None:
         """Take over digests of files from who wrote them, so that a large file is not read again for that.
@@ -66,8 +69,7 @@ class DigestCache:
             return
         entries = {}
         for name, digest in digests.items():
-            found = (folder / name).stat()
-            entries[name] = [found.st_size, found.st_mtime_ns, digest]
+            entries[name] = [*_state((folder / name).stat()), digest]
         with contextlib.suppress(OSError, TryAgain):
             self._write(self._store(folder.resolve()), entries)
 
@@ -90,17 +92,18 @@ class DigestCache:
 
     @staticmethod
     def _entry(file: str, known: list[object]) -> list[object]:
-        """Return size, modification time and digest, or nothing for what is no regular file."""
+        """Return the state and the digest of a file, or nothing for what is no regular file."""
         try:
             found = os.stat(file)  # noqa: PTH116
         except OSError:
             return []
         if not stat.S_ISREG(found.st_mode):
             return []
-        if known[:2] == [found.st_size, found.st_mtime_ns]:
+        state = _state(found)
+        if known[:-1] == state:
             return known
         try:
-            return [found.st_size, found.st_mtime_ns, digest_file(Path(file))]
+            return [*state, digest_file(Path(file))]
         except OSError as error:
             raise MissingInput(f"{file} cannot be read: {error.strerror}", "make it readable") from error
 
@@ -112,7 +115,12 @@ class DigestCache:
             return {}
         if not isinstance(raw, dict):
             return {}
-        return {name: entry for name, entry in raw.items() if isinstance(entry, list) and len(entry) == 3}
+        return {name: entry for name, entry in raw.items() if isinstance(entry, list) and len(entry) == 4}
+
+
+def _state(found: os.stat_result) -> list[object]:
+    """Return what differs after every change of a file."""
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
 def _files(root: Path) -> list[tuple[str, str]]:
