@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from graftgan.classes import Images
 from graftgan.config import Params
 from graftgan.context import Context
-from graftgan.contract import digest_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError
 from graftgan.metrics.features import Extractor, make_extractor
-from graftgan.stages.features import cached, opaque, open_extractor
+from graftgan.stages.features import cached, images_key, opaque, open_extractor
 from graftgan.stages.target_class import softmax
 from graftgan.training.stepper import Stepper
 from graftgan.transfer.class_embedding import ClassTuner
@@ -62,9 +61,9 @@ class ClassJudge:
         if split is None:
             return None
         rows = self._rows(target, split)[:MOST_IMAGES]
-        key = digest_text(f"{self.data.digest} {split} {','.join(map(str, rows))}")
+        images = np.asarray(self.data.pixels[rows])
         name = f"{split} features of class {target.row}"
-        return cached(key, lambda: np.asarray(self.data.pixels[rows]), self.extractor, self.ctx, name)
+        return cached(images_key(images), lambda: images, self.extractor, self.ctx, name)
 
     def features(self, images: Images) -> NDArray[np.float32]:
         """Return the features [N, D] of images, transparent ones over white as the real ones are."""

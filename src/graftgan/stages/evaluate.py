@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from graftgan.checkpoints.store import WEIGHTS, load_gan
+from graftgan.checkpoints.store import SPEC, WEIGHTS, load_gan
 from graftgan.config import Params
 from graftgan.context import Context
-from graftgan.contract import Outcome, digest_file, digest_text, read_json, write_json, write_text
+from graftgan.contract import Outcome, digest_file, read_json, write_json, write_text
 from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.errors import ConfigError, DataError, MissingInput
@@ -30,7 +30,9 @@ from graftgan.stages.features import (
     Images,
     Share,
     cached_together,
+    images_key,
     open_extractor,
+    samples_key,
     share_of,
 )
 from graftgan.stages.scoring import Scoring, floors, pick, scores_csv, verdict
@@ -156,14 +158,13 @@ def make_shots(
     settings, dataset = params.evaluate, inputs["dataset"]
     shots = []
     for split in splits:
-        limit = settings.max_test_images if split == reference else None
-        shots.append(
-            Shot(split, params, dataset, None, digest_text(f"{data.digest} {split} {limit}"), folder)
-        )
+        shot = Shot(split, params, dataset, None, "", folder)
+        shots.append(replace(shot, digest=images_key(shot_images(shot))))
     for name in reports:
         model = inputs["models"] / name
-        weights = digest_file(model / WEIGHTS)
-        key = digest_text(f"samples {weights} {settings.samples} {settings.seed} {settings.truncation_psi}")
+        content = f"{digest_file(model / WEIGHTS)} {digest_file(model / SPEC)}"
+        device = pick_device(params.runtime.device)
+        key = samples_key(content, device, settings.samples, settings.seed, settings.truncation_psi)
         shots.append(Shot(name, params, dataset, model, key, folder))
     images = {split: data.size("train" if split == "mirrored" else split) for split in splits}
     return sorted(shots, key=lambda shot: -images.get(shot.name, settings.samples))

@@ -1,20 +1,24 @@
-"""Feature passes of the stages: in batches, with progress, cached by content and protocol."""
+"""Feature passes of the stages: in batches, with progress, cached by content, protocol, code and device."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from graftgan.config import Params
 from graftgan.context import Context
+from graftgan.contract import digest_text
 from graftgan.device import pick_device
 from graftgan.metrics.cache import FeatureCache
 from graftgan.metrics.features import Extractor, make_extractor, require
+from graftgan.places import code_digest
 from graftgan.world import collected, dealt, from_first, is_first, joined_rows, world
 
 Images = NDArray[np.uint8]
@@ -23,6 +27,9 @@ Share = tuple[int, int]
 PART_IMAGES = 128
 BLOCK_IMAGES = 64
 """Images that a worker has at a time: a whole number of batches of the sampler and of the extractors."""
+MEASURING = ("metrics/features", "stages/features.py")
+SAMPLING = ("gans",)
+"""Code that decides features beside images and weights, and samples beside weights; other edits keep them."""
 
 
 def open_extractor(name: str, params: Params) -> Extractor:
@@ -36,11 +43,12 @@ def open_extractor(name: str, params: Params) -> Extractor:
     file = require(name, weights)
     state = file.stat()
     device = str(pick_device(params.runtime.device))
-    return _opened(name, weights, device, (str(file.absolute()), state.st_mtime_ns, state.st_size))
+    place = (str(file.absolute()), state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+    return _opened(name, weights, device, place)
 
 
 @lru_cache(maxsize=1)
-def _opened(name: str, weights: Path | None, device: str, file: tuple[str, int, int]) -> Extractor:
+def _opened(name: str, weights: Path | None, device: str, file: tuple[str, int, int, int]) -> Extractor:
     """Open an extractor; `file` tells its file from what may lie there later."""
     return make_extractor(name, weights=weights, device=device)
 
@@ -67,10 +75,34 @@ def extract(images: Images, extractor: Extractor, ctx: Context, name: str) -> Fe
     return np.concatenate(parts) if parts else np.zeros((0, extractor.dim), np.float32)
 
 
+def images_key(images: Images) -> str:
+    """Return the content key of images: the sha256 over their shape and every pixel."""
+    return digest_text(
+        f"images {images.shape} {hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()}"
+    )
+
+
+def samples_key(content: str, device: torch.device, *settings: float) -> str:
+    """Return the content key of samples.
+
+    Args:
+        content: Digest of the generator's weights.
+        device: Where they are computed; another kind of device rounds otherwise.
+        settings: Number, seed, and what else they are drawn by.
+    """
+    return digest_text(f"samples {content} {device.type} {settings} {code_digest(*SAMPLING)}")
+
+
+def feature_key(key: str, extractor: Extractor) -> str:
+    """Return what the cache knows features by beside their protocol, for the content key of the images."""
+    return digest_text(f"features {key} {extractor.device.type} {code_digest(*MEASURING)}")
+
+
 def cached(key: str, make: Callable[[], Images], extractor: Extractor, ctx: Context, name: str) -> Features:
     """Return the features of the images with content `key`, made only if no one made them before."""
     cache = FeatureCache(ctx.cache / "features")
-    return cache.get_or_compute(key, extractor.protocol, lambda: extract(make(), extractor, ctx, name))
+    place = feature_key(key, extractor)
+    return cache.get_or_compute(place, extractor.protocol, lambda: extract(make(), extractor, ctx, name))
 
 
 def cached_together(
@@ -92,13 +124,14 @@ def cached_together(
     if here.size == 1:
         return cached(key, lambda: make((0, 1)), extractor, ctx, name)
     cache = FeatureCache(ctx.cache / "features")
-    found = from_first(lambda: cache.get(key, extractor.protocol))
+    place = feature_key(key, extractor)
+    found = from_first(lambda: cache.get(place, extractor.protocol))
     if found is not None:
         return found
     mine = extract(make((here.rank, here.size)), extractor, ctx, name)
     features = joined_rows(collected(mine), BLOCK_IMAGES)
     if is_first():
-        cache.keep(key, extractor.protocol, features)
+        cache.keep(place, extractor.protocol, features)
     return features
 
 

@@ -8,7 +8,6 @@ import torch
 
 from graftgan.config import Params
 from graftgan.context import Context
-from graftgan.contract import digest_text
 from graftgan.data.dataset import ImageSet
 from graftgan.gans.base import Generator, sample
 from graftgan.metrics.features import Extractor
@@ -17,6 +16,7 @@ from graftgan.stages.features import (
     BLOCK_IMAGES,
     Features,
     cached_together,
+    images_key,
     opaque,
     open_extractor,
     share_of,
@@ -65,6 +65,6 @@ def make_judge(data: ImageSet, params: Params, ctx: Context) -> tuple[KidJudge, 
     if split in data.missing:
         split = "train"
         warnings.append(f"the checkpoint was chosen on training images: {data.missing['validation']}")
-    key = digest_text(f"{data.digest} {split}")
-    real = cached_together(key, partial(share_of, data.images(split)), extractor, ctx, f"{split} features")
+    images = data.images(split)
+    real = cached_together(images_key(images), partial(share_of, images), extractor, ctx, f"{split} features")
     return KidJudge(real, extractor, settings.validation_samples, settings.seed), warnings

@@ -26,6 +26,7 @@ from graftgan.gans.prior import split_prior
 from graftgan.gans.reclass import class_axes
 from graftgan.places import code_digest
 from graftgan.reporting.sheets import save_png, sheet
+from graftgan.stages.features import images_key
 from graftgan.stages.start import Start
 from graftgan.training.prior import MovingPrior, Schedule
 from graftgan.training.state import CHECKSUM, StateStore
@@ -187,7 +188,7 @@ def inversion_file(start: Start, data: ImageSet, params: Params, cache: Path) ->
     what = {
         # Its tensors rather than the source's name: they also tell what was read, cut or re-classed, and how.
         "generator": {name: tensor_sha256(t) for name, t in generator.state_dict().items()},
-        "spec": start.gan.spec.to_dict(), "dataset": data.digest, "images": data.size("train"),
+        "spec": start.gan.spec.to_dict(), "dataset": data.digest, "images": images_key(data.images("train")),
         "inversion": settings.inversion.model_dump(), "seed": settings.seed,
         "code": code_digest(*INVERTING),
     }  # fmt: skip

@@ -27,7 +27,16 @@ from graftgan.metrics.reals import Reals
 from graftgan.parallel import run_spread
 from graftgan.reporting.sheets import save_png, sheet
 from graftgan.stages.choosing import Row, choose, order_rows
-from graftgan.stages.features import Features, Images, cached, cached_together, open_extractor, share_of
+from graftgan.stages.features import (
+    Features,
+    Images,
+    cached,
+    cached_together,
+    images_key,
+    open_extractor,
+    samples_key,
+    share_of,
+)
 from graftgan.stages.pictures import drawn_once
 from graftgan.stages.start import can_fit, scratch_spec
 from graftgan.world import is_first
@@ -79,7 +88,7 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     folder = outputs["ranking"]
     (folder / "sheets").mkdir()
     extractor = open_extractor(params.rank.extractor, params)
-    key = digest_text(f"{data.digest} target")
+    key = images_key(images)
     target = cached_together(key, partial(share_of, images), extractor, ctx, "target features")
     candidates = [Candidate(s, params, key, inputs["dataset"], folder / "sheets") for s in [*sources, None]]
     measured = run_spread(measure, candidates, ctx, params.runtime, folder)
@@ -206,7 +215,7 @@ def generator_of(candidate: Candidate, ctx: Context) -> tuple[Generator, str]:
     params = candidate.params
     if candidate.source is not None:
         gan = Catalogue(params.rank.catalogue, ctx.cache).load(candidate.source, ctx.cache)
-        return gan.generator_ema, candidate.source.sha256
+        return gan.generator_ema, digest_text(f"{candidate.source.sha256} {gan.spec.to_dict()}")
     spec = scratch_spec(ImageSet.open(candidate.dataset), params)
     return build(spec, params.rank.seed).generator_ema, digest_text(f"{spec.to_dict()} {params.rank.seed}")
 
@@ -217,13 +226,14 @@ def source_features(
     """Return the features of a candidate's samples; they serve every later target."""
     rank = candidate.params.rank
     name = candidate.source.name if candidate.source else SCRATCH
-    key = samples_key(content, candidate.params)
+    key = source_key(content, candidate.params)
     return cached(key, lambda: sample(generator, rank.samples, rank.seed), extractor, ctx, f"rank {name}")
 
 
-def samples_key(content: str, params: Params) -> str:
+def source_key(content: str, params: Params) -> str:
     """Return the content key of a candidate's samples, for `content` as `generator_of` gives it."""
-    return digest_text(f"samples {content} {params.rank.samples} {params.rank.seed}")
+    device = pick_device(params.runtime.device)
+    return samples_key(f"rank {content}", device, params.rank.samples, params.rank.seed)
 
 
 def interval(estimate: Estimate) -> dict[str, float | None]:
@@ -249,7 +259,8 @@ def save_sheet(path: Path, generator: Generator, content: str, seed: int, ctx: C
     def draw(target: Path) -> None:
         save_png(sheet(sample(generator, SHEET_IMAGES, seed), SHEET_COLUMNS, cell_px=SHEET_CELL_PX), target)
 
-    key = digest_text(f"sheet {content} {seed} {SHEET_IMAGES} {SHEET_COLUMNS} {SHEET_CELL_PX}")
+    device = next(generator.parameters()).device
+    key = samples_key(f"sheet {content}", device, SHEET_IMAGES, seed, SHEET_COLUMNS, SHEET_CELL_PX)
     drawn_once(path, key, draw, ctx)
 
 

@@ -16,8 +16,8 @@ from graftgan.data.dataset import ImageSet
 from graftgan.device import pick_device
 from graftgan.metrics.cache import FeatureCache
 from graftgan.parallel import processes, run_all
-from graftgan.stages.features import Features, open_extractor
-from graftgan.stages.rank import Candidate, generator_of, samples_key, source_features
+from graftgan.stages.features import Features, feature_key, open_extractor
+from graftgan.stages.rank import Candidate, generator_of, source_features, source_key
 from graftgan.stages.start import can_fit
 
 
@@ -31,9 +31,9 @@ def run(inputs: Mapping[str, Path], params: Params, outputs: Mapping[str, Path],
     folder = outputs["features"]
     candidates = [Candidate(source, params, "", inputs["dataset"], folder) for source in sources]
     found = run_all(compute, candidates, ctx, params.runtime.threads, processes(params.runtime))
-    kept, protocol = FeatureCache(folder), open_extractor(params.rank.extractor, params).protocol
+    kept, extractor = FeatureCache(folder), open_extractor(params.rank.extractor, params)
     for content, features in found:
-        kept.put(samples_key(content, params), protocol, features)
+        kept.put(feature_key(source_key(content, params), extractor), extractor.protocol, features)
     return Outcome({"sources": float(len(sources))})
 
 

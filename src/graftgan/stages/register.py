@@ -21,7 +21,7 @@ from graftgan.metrics.kid import paired_kid_difference
 from graftgan.packages import FACTS, Package, load_package, write_package
 from graftgan.places import code_digest
 from graftgan.reporting.card import model_card
-from graftgan.stages.features import Features, cached, extract, open_extractor
+from graftgan.stages.features import Features, cached, extract, images_key, open_extractor
 
 RUN = "chosen"
 LEAST_TEST_IMAGES = 3
@@ -292,10 +292,8 @@ def compare(
     settings = params.evaluate
     device = pick_device(params.runtime.device)
     extractor = open_extractor(settings.extractor, params)
-    real_key = digest_text(f"{data.digest} test {settings.max_test_images}")
-    real = cached(
-        real_key, lambda: data.images("test")[: settings.max_test_images], extractor, ctx, "test features"
-    )
+    images = data.images("test")[: settings.max_test_images]
+    real = cached(images_key(images), lambda: images, extractor, ctx, "test features")
     fakes = [_fake_features(p.to(device), params, extractor, ctx) for p in (new, old)]
     same = new.spec.z_dim == old.spec.z_dim and new.spec.classes == old.spec.classes
     found = paired_kid_difference(fakes[0], fakes[1], real, same_latents=same, confidence=settings.confidence)

@@ -37,12 +37,14 @@ class Extractor(Protocol):
         dim: features an image.
         input_px: side to which images are resized.
         protocol: id of everything that decides the features; rows of different ids are never compared.
+        device: where it computes; the same protocol has other last bits elsewhere.
     """
 
     name: str
     dim: int
     input_px: int
     protocol: str
+    device: torch.device
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features ``[N, dim]`` of uint8 images ``[N, H, W, 1 or 3]``."""
@@ -71,6 +73,7 @@ class BatchedExtractor:
         dim: see `Extractor`.
         input_px: see `Extractor`.
         protocol: see `Extractor`.
+        device: see `Extractor`.
     """
 
     def __init__(
@@ -105,11 +108,11 @@ class BatchedExtractor:
         self.protocol = protocol_id(name, input_px, resize, value_range, weights_sha256)
         self._network = network
         self._resize = resize
-        self._device = torch.device(device)
+        self.device = torch.device(device)
         self._batch = batch
         offset, divisor = VALUE_RANGES[value_range]
-        self._offset = torch.tensor(offset, device=self._device).view(1, 3, 1, 1)
-        self._divisor = torch.tensor(divisor, device=self._device).view(1, 3, 1, 1)
+        self._offset = torch.tensor(offset, device=self.device).view(1, 3, 1, 1)
+        self._divisor = torch.tensor(divisor, device=self.device).view(1, 3, 1, 1)
         self.dim = self._probed_dim()
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -136,8 +139,8 @@ class BatchedExtractor:
         return int(probe.shape[1])
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode(), _exact_convolutions(self._device):
-            pixels = torch.from_numpy(np.array(images)).to(self._device).permute(0, 3, 1, 2).float()
+        with torch.inference_mode(), _exact_convolutions(self.device):
+            pixels = torch.from_numpy(np.array(images)).to(self.device).permute(0, 3, 1, 2).float()
             pixels = resize_images(pixels, self._resize, self.input_px).expand(-1, 3, -1, -1)
             values = (pixels - self._offset).div_(self._divisor).contiguous(memory_format=torch.channels_last)
             features: NDArray[np.float32] = self._network(values).float().cpu().numpy()
