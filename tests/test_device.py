@@ -31,6 +31,16 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         pick_device("cuda:63")
 
 
+def test_float32_is_exact_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        pick_device("cpu")
+        assert torch.backends.cudnn.allow_tf32
+        assert pick_device("auto") == torch.device("cuda")
+        assert not torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_cuda_is_refused_on_a_machine_without() -> None:
     with pytest.raises(ConfigError, match="not on this machine"):

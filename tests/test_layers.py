@@ -28,8 +28,8 @@ LAYERS = tuple(
     for line in (
         "connections graftgan guard machine redaction section stages.specs world yamltext",
         "console errors progress",
-        "contract",
-        "context device gans method_config metrics",
+        "contract device",
+        "context gans method_config metrics",
         "config digests journal local_store places",
         "remote_client",
         "remote",

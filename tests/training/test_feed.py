@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transfer.families import small
 
 from graftgan.device import send
 from graftgan.gans.base import build
+from graftgan.gans.prior import Mixture
 from graftgan.training import feed as module
 from graftgan.training import trainer as of_trainer
 from graftgan.training.augment import make_augment
 from graftgan.training.feed import Feed, fits_on
 from graftgan.training.trainer import Trainer
+from graftgan.transfer import bsa, direct
+from graftgan.transfer.direct import Task
 from training.nets import EVERYTHING, pictures, recipe, tiny
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -80,6 +84,11 @@ def test_no_step_reads_a_value_or_waits_for_a_copy(
     trainer = Trainer(
         build(tiny(classes=3), 0), pictures(), labels, settings, make_augment(settings.augment), META
     )
+    if augment == "diffaugment":
+        # Latents of a law on their way to N(0, I), of which mixed styles take some.
+        dim = trainer.gan.spec.z_dim
+        once = torch.ones(1, dtype=torch.float64)
+        trainer.gan.prior = Mixture(once, torch.zeros(1, dim), torch.eye(dim)[None], torch.ones(1, dim))
     if augment == "ada":
         trainer.augment.controller.p = 0.8  # type: ignore[attr-defined]
         # The controller's look at the logits, once in four batches, is the one value that is needed.
@@ -91,6 +100,18 @@ def test_no_step_reads_a_value_or_waits_for_a_copy(
     assert trainer.images_seen == 16
     assert copies.free, "there is nothing to tell if nothing travels"
     assert not copies.waiting
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_no_step_without_a_game_waits_for_a_copy(resident: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "Feed", lambda images, device: Feed(images, device, resident))
+    gan, settings = small("resnet_gan"), recipe(method="bsa")
+    bsa.METHOD.apply(gan, settings)
+    trainer = bsa.BatchStatisticsAdaptation(Task(gan, pictures(), None, settings, META))
+    with Copies() as copies:
+        for _ in range(3):
+            trainer.step()
+    assert copies.free and not copies.waiting
 
 
 def test_reading_a_value_would_be_noticed() -> None:

@@ -113,6 +113,22 @@ def test_every_phase_of_a_step_is_there_and_shares_add_up(watched: Profile) -> N
     assert (record["device"], record["precision"], record["threads"]) == ("cpu", "fp32", 1)
 
 
+@pytest.mark.parametrize(
+    ("device", "reads", "said"),
+    [("cpu", 4.0, "read a value of a tensor 4.0"), ("cuda:0", 1.5, "waited for the GPU 1.5")],
+)
+def test_what_makes_the_host_wait_is_counted_once(
+    tmp_path: Path, device: str, reads: float, said: str
+) -> None:
+    """Reading a value of a GPU is both an operator and a wait; a value of the CPU is an operator alone."""
+    watch = Profile("chosen", tmp_path, torch.device(device), 1, 10)
+    watch._operators = [("aten::_local_scalar_dense", 8, 0.1), ("cudaStreamSynchronize", 3, 0.1)]
+    watch._traced = 2
+    record = watch.record()
+    assert record["host_reads_a_step"] == reads
+    assert f"{said} times a step" in page(record)
+
+
 def test_the_trace_is_chromes_and_shows_the_phases_of_three_steps(watched: Profile) -> None:
     events = json.loads(watched.trace.read_text())["traceEvents"]
     names = [event["name"] for event in events if event.get("cat") == "user_annotation"]

@@ -506,6 +506,18 @@ def test_a_meter_gives_means_and_starts_again() -> None:
     assert meter.take() == {}
 
 
+def test_a_skipped_step_of_fp16_is_in_no_mean() -> None:
+    """It has infinite gradients; the loss, which is finite or fatal, is counted as it is."""
+    meter, kept = Meter(), Meter()
+    for value in (1.0, torch.inf, torch.nan, 5.0):
+        meter.add("length", torch.tensor(value), finite_only=True)
+        meter.add("overflowed", torch.tensor(torch.inf), finite_only=True)
+    meter.add("loss", torch.tensor(torch.inf))
+    kept.load_state_dict(meter.state_dict(), CPU)
+    for one in (meter, kept):
+        assert one.take() == {"length": 3.0, "overflowed": torch.inf, "loss": torch.inf}
+
+
 def test_a_meter_goes_on_from_its_state() -> None:
     first, second = Meter(), Meter()
     values = [0.1, 1 / 3, 1e-7]

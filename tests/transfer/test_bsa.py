@@ -17,6 +17,7 @@ from graftgan.gans.base import sample
 from graftgan.gans.folding import adapters
 from graftgan.gans.laws import TruncatedNormal
 from graftgan.sampling import open_generator
+from graftgan.training import profile
 from graftgan.training.state import read_state, write_state
 from graftgan.transfer import bsa
 from graftgan.transfer.bsa import BatchStatisticsAdaptation, Scale, Shift, feature_distance, latent_matching
@@ -146,6 +147,18 @@ def test_weights_of_0_leave_pixels_alone() -> None:
     shown = trainer.meter.take()
     assert shown["loss_g"] == shown["penalty_bsa_pixels"]
     assert not [name for name in shown if name.startswith("penalty_") and name != "penalty_bsa_pixels"]
+
+
+def test_a_profile_tells_where_its_time_goes(tmp_path: Path) -> None:
+    watch = profile.Profile("chosen", tmp_path, torch.device("cpu"), 1, 4)
+    trainer = made("resnet_gan")
+    with profile.profiling(watch):
+        for number in range(4):
+            with profile.step(number):
+                trainer.step()
+    told = {row["phase"] for row in watch.record()["phases"]}
+    assert told == {*["data", "G forward", "G backward", "optimiser", "EMA", "rest of the step"]}
+    assert 0 < watch.data_share < 0.5
 
 
 def test_a_run_goes_on_exactly(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from graftgan.device import send
 from graftgan.errors import ConfigError
 from graftgan.gans.prior import Prior
 from graftgan.gans.spec import GanSpec, family_module
@@ -83,7 +84,7 @@ class StyledGenerator(Generator):
 
     def _others(self, z: Tensor) -> Tensor:
         if self.prior is not None and self.prior.position < 1.0:
-            return own(self.prior.draw(len(z) * shards())).to(z)
+            return send(own(self.prior.draw(len(z) * shards())).to(z.dtype), z.device)
         return normal(z.shape, None, z.device).to(z)
 
 
@@ -119,7 +120,8 @@ class Gan:
         generator: The generator under training.
         discriminator: The discriminator under training.
         generator_ema: Moving average of the generator in evaluation mode, without gradients; sample from it.
-        fresh: Names of networks that a checkpoint did not hold and that are as initialised.
+        fresh: What no checkpoint gave and is as initialised: names of whole networks, and of single tensors
+            with their network's name in front, as `generator.synthesis.b64.conv0.weight`.
     """
 
     spec: GanSpec
@@ -127,6 +129,11 @@ class Gan:
     discriminator: Discriminator
     generator_ema: Generator
     fresh: tuple[str, ...] = ()
+
+    def fresh_in(self, network: str) -> set[str]:
+        """Return the names in a network of the single tensors that are as initialised."""
+        prefix = f"{network}."
+        return {name.removeprefix(prefix) for name in self.fresh if name.startswith(prefix)}
 
     @property
     def prior(self) -> Prior | None:

@@ -29,8 +29,8 @@ IN_A_STEP = (
     DATA, AUGMENTATION, G_FORWARD, G_BACKWARD, PATH_LENGTH, D_FORWARD, D_BACKWARD, R1, OPTIMISER, EMA, REST,
 )  # fmt: skip
 BESIDE = (EVALUATION, SAVING)
-HOST_READS = ("aten::_local_scalar_dense", "cudaStreamSynchronize")
-"""What stands in a trace where the host waits for a value of the device."""
+HOST_READS = {"cpu": "aten::_local_scalar_dense", "cuda": "cudaStreamSynchronize"}
+"""What stands in a trace where the host reads a value; on a GPU only where it waits for it, or for a copy."""
 OPERATORS = 15
 
 
@@ -158,7 +158,8 @@ class Profile:
         on_gpu = self.device.type == "cuda"
         for event in tracer.key_averages():
             own_us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-            if event.key not in self.seconds:
+            # A kernel's row repeats the time that the operator's row has for it.
+            if event.key not in self.seconds and event.device_type.name == "CPU":
                 self._operators.append((event.key, event.count, own_us / 1e6))
 
     @property
@@ -187,7 +188,8 @@ class Profile:
             if (seconds := self.seconds.get(name, 0.0))
         ]
         operators = sorted(self._operators, key=lambda row: -row[2])[:OPERATORS]
-        reads = sum(count for name, count, _ in self._operators if name in HOST_READS)
+        read = HOST_READS[self.device.type]
+        reads = sum(count for name, count, _ in self._operators if name == read)
         return {
             "run": self.name,
             **self.facts,
@@ -217,7 +219,7 @@ class Profile:
 def page(record: dict[str, Any]) -> str:
     """Return a profile as Markdown."""
     told = (
-        "device", "torch", "threads", "isa", "precision", "memory_format", "adam", "images", "compile",
+        "device", "gpu", "torch", "threads", "isa", "precision", "memory_format", "adam", "images", "compile",
         "cuda_graphs",
     )  # fmt: skip
     facts = ", ".join(f"{key} {record[key]}" for key in told if key in record)
@@ -232,9 +234,10 @@ def page(record: dict[str, Any]) -> str:
         of_step = f"{1000 * row['seconds'] / steps:.2f} | {row['share_of_step']:.1%}" if inside else " | "
         lines.append(f"| {row['phase']} | {row['seconds']:.2f} | {of_step} | {row['share_of_run']:.1%} |")
     if record["traced_steps"]:
+        waits = "waited for the GPU" if record["device"].startswith("cuda") else "read a value of a tensor"
         lines += [
             "",
-            f"In {record['traced_steps']} traced steps the host read a value of a tensor "
+            f"In {record['traced_steps']} traced steps the host {waits} "
             f"{record['host_reads_a_step']:.1f} times a step. Operators by their own time:",
             "", "| operator | calls | ms |", "| --- | --: | --: |",
         ]  # fmt: skip

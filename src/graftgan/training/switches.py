@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from graftgan.device import precision_name
+from graftgan.training.trainer import Trainer
 
 
 def switches(trainer: Any, compiled: bool = False) -> dict[str, str]:
@@ -15,11 +16,11 @@ def switches(trainer: Any, compiled: bool = False) -> dict[str, str]:
 
     Args:
         trainer: What does the steps: a `training.stepper.Stepper`, or a trainer of translators.
-        compiled: Whether `runtime.compile` is set; a trainer without a feed of images compiles nothing.
+        compiled: Whether `runtime.compile` is set; only the game between G and D compiles anything.
 
     Returns:
         Words by choice: device, number format, layout, Adam, compilation, how images come, and the threads,
-        the vector instructions and the torch that the bits depend on.
+        the vector instructions and the torch that the bits depend on; on a GPU its name and its libraries.
     """
     feed = getattr(trainer, "feed", None)
     adam = trainer.adam_g if hasattr(trainer, "adam_g") else trainer.adam
@@ -28,12 +29,24 @@ def switches(trainer: Any, compiled: bool = False) -> dict[str, str]:
         "precision": precision_name(trainer.dtype),
         "memory_format": memory_format(trainer.gan.generator),
         "adam": "fused" if adam.param_groups[0].get("fused") else "plain",
-        "compile": "yes" if compiled and feed is not None else "no",
+        "compile": "yes" if compiled and isinstance(trainer, Trainer) else "no",
         "cuda_graphs": "no",
         "images": feed.kind if feed is not None else "host",
         "threads": str(torch.get_num_threads()),
         "isa": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
+        **_gpu(trainer.device),
+    }
+
+
+def _gpu(device: torch.device) -> dict[str, str]:
+    if device.type != "cuda":
+        return {}
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),
+        "tf32": "yes" if torch.backends.cudnn.allow_tf32 else "no",
     }
 
 

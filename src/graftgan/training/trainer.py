@@ -321,7 +321,7 @@ class Trainer:
                 limit = self.settings.gradient_clip
                 length = limited(moving, limit) if norm or limit else None
                 if norm and length is not None:
-                    self.meter.add(norm, length)
+                    self.meter.add(norm, length, finite_only=self.scaler.is_enabled())
                 self.scaler.step(adam)
                 self.scaler.update()
         finally:

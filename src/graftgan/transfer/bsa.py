@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from graftgan.config import Finetune
+from graftgan.device import send
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.folding import adapters
@@ -167,8 +168,8 @@ class BatchStatisticsAdaptation(DirectTrainer):
         """Return the loss of this step."""
         reals, rows = self.reals()
         labels = self._ids(rows)
-        codes = self.codes[torch.from_numpy(rows).to(self.device)]
-        noise = torch.randn(codes.shape, generator=self.rng).to(self.device) * self.sizes.noise
+        codes = self.codes[send(torch.from_numpy(rows), self.device)]
+        noise = send(torch.randn(codes.shape, generator=self.rng), self.device) * self.sizes.noise
         images = self.gan.generator(codes + noise, labels)
         sizes, terms = self.sizes, {"pixels": (images - reals).abs().mean()}
         if sizes.feature_weight:
@@ -189,7 +190,7 @@ class BatchStatisticsAdaptation(DirectTrainer):
     def _ids(self, rows: Any) -> Tensor | None:
         if self.labels is None or not self.gan.spec.classes:
             return None
-        return torch.from_numpy(self.labels[rows]).long().to(self.device)
+        return send(torch.from_numpy(self.labels[rows]).long(), self.device)
 
     def _features(self, images: Tensor, reals: Tensor, labels: Tensor | None) -> Tensor:
         with torch.no_grad():
@@ -199,7 +200,8 @@ class BatchStatisticsAdaptation(DirectTrainer):
 
     def _matching(self, codes: Tensor) -> Tensor:
         count = NORMALS_A_LATENT * len(codes)
-        return latent_matching(codes, torch.randn(count, codes.shape[1], generator=self.rng).to(self.device))
+        normals = torch.randn(count, codes.shape[1], generator=self.rng)
+        return latent_matching(codes, send(normals, self.device))
 
     def own_state(self) -> dict[str, Any]:
         """Return the latents of the images."""

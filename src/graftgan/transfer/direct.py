@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from graftgan.config import Finetune
 from graftgan.data.dataset import order
+from graftgan.device import send
 from graftgan.errors import ConfigError, GraftganError
 from graftgan.gans.base import Gan, draw_latents
+from graftgan.training import profile
 from graftgan.training.augment import Augment, make_augment
 from graftgan.training.ema import ema_beta, update_ema
+from graftgan.training.feed import Feed
 from graftgan.training.memory import ADAM_COPIES, Need, kept_bytes
 from graftgan.training.meter import Meter
 from graftgan.training.penalty import Penalty
@@ -103,6 +106,7 @@ class DirectTrainer(ABC):
         refuse_gan_settings(task.settings)
         self.gan, self.images, self.labels = task.gan.to(task.device), task.images, task.labels
         self.settings, self.device = task.settings, task.device
+        self.feed = Feed(task.images, task.device)
         self.dtype = torch.float32
         self.adam = torch.optim.Adam([dict(group) for group in groups], betas=betas)
         self.rates = [float(group["lr"]) for group in self.adam.param_groups]
@@ -156,14 +160,18 @@ class DirectTrainer(ABC):
         """Do one step and count its images."""
         self.gan.generator.train()
         self.adam.zero_grad(set_to_none=True)
-        loss = self.loss()
-        torch.autograd.backward(loss)
-        limit = self.settings.gradient_clip or float("inf")
-        self.meter.add("grad_norm_g", nn.utils.clip_grad_norm_(self.moving, limit))
-        self.adam.step()
+        with profile.phase(profile.G_FORWARD):
+            loss = self.loss()
+        with profile.phase(profile.G_BACKWARD):
+            torch.autograd.backward(loss)
+        with profile.phase(profile.OPTIMISER):
+            limit = self.settings.gradient_clip or float("inf")
+            self.meter.add("grad_norm_g", nn.utils.clip_grad_norm_(self.moving, limit))
+            self.adam.step()
         self.meter.add("loss_g", loss)
         self.images_seen += self.settings.batch
-        self.after_step()
+        with profile.phase(profile.EMA):
+            self.after_step()
 
     def after_step(self) -> None:
         """Bring `generator_ema` up to date; the moving average, unless a subclass knows better."""
@@ -173,12 +181,12 @@ class DirectTrainer(ABC):
     def reals(self) -> tuple[Tensor, NDArray[np.int64]]:
         """Return this step's real images [batch, C, R, R], not mirrored, and their rows [batch]."""
         rows = order(len(self.images), self.settings.seed, self.images_seen, self.settings.batch)
-        images = torch.from_numpy(self.images[rows]).to(self.device)
-        return images.permute(0, 3, 1, 2).float() / 127.5 - 1, np.asarray(rows)
+        with profile.phase(profile.DATA):
+            return self.feed.batch(rows), np.asarray(rows)
 
     def latents(self, count: int) -> Tensor:
         """Draw z [count, z_dim]."""
-        return draw_latents(self.gan.spec, count, self.rng)[0].to(self.device)
+        return send(draw_latents(self.gan.spec, count, self.rng)[0], self.device)
 
     def add_penalties(self, penalties: Sequence[Penalty]) -> None:
         """Refuse terms: there is no GAN loss that they could be added to.
