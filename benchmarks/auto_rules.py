@@ -31,7 +31,11 @@ def families(sources: Iterable[str]) -> set[str]:
 def derived() -> dict[str, Any]:
     """Return the content of the rules' file."""
     found = [read_json(RESULTS / name) for name in TABLES if (RESULTS / name).is_file()]
-    return {"tables": [derive(one["images"], one["kimg"], families(one["sources"])) for one in found]}
+    return {
+        "tables": [
+            derive(one["images"], one["kimg"], families(one["sources"]), one["recipe"]) for one in found
+        ]
+    }
 
 
 def refresh() -> list[str]:

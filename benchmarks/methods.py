@@ -67,6 +67,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "full": (),
     "no augmentation": ("augment=none",),
     "diffaugment": ("augment=diffaugment",),
+    # What `precision: auto` takes on a processor with bfloat16 is to cost no quality.
+    "fp32": ("precision=fp32",),
     "freeze_d": ("method=freeze_d",),
     "freeze_g": ("method=freeze_g",),
     "scale_shift": ("method=scale_shift",),
@@ -96,7 +98,7 @@ BIGGAN: dict[str, tuple[str, ...]] = {
     "scale_shift": ("method=scale_shift",),
     "bsa": ("method=bsa",),
     # What is optimised must not be what the table measures: D alone, or features at a size that takes longer.
-    "class_embedding": (
+    "class_embedding, discriminator": (
         *CLASS_EMBEDDING, "class_embedding.objective=discriminator", "class_embedding.alpha=0",
     ),
     "class_embedding, mmd": (*CLASS_EMBEDDING, "class_embedding.features=efflite0"),
@@ -297,7 +299,8 @@ def measure(family: Family, options: argparse.Namespace, stop: StopSignal) -> di
 def tabulate(runs: Runs, ledger: Ledger, family: Family) -> dict[str, Any]:
     """Write the table of all runs, and return what it holds."""
     results = {
-        "kimg": ledger.kimg, "source": ledger.choose, "sources": dict(ledger.sources),
+        "kimg": ledger.kimg, "recipe": list(family.recipe),
+        "source": ledger.choose, "sources": dict(ledger.sources),
         "protocol": require_same_protocol(*(run["protocol"] for run in runs.values())),
         "images": {count: summarise(found) for count, found in by_images(runs, family).items()},
     }  # fmt: skip

@@ -87,6 +87,13 @@ def test_what_was_not_measured_is_said() -> None:
         assert f"measured with stylegan2 sources only, and says little of family {family}" in why
 
 
+def test_rates_that_are_not_the_default_ones_are_said() -> None:
+    assert "compared at finetune." not in decide(25, ["stylegan2"]).why
+    for family, rate in (("biggan", "0.0002"), ("resnet_gan", "0.0015")):
+        why = decide(25, [family]).why
+        assert f"methods were compared at finetune.lr_generator={rate}, finetune.lr_discriminator=" in why
+
+
 @pytest.mark.parametrize(
     ("kimg", "part"),
     [(3.0, ""), (6.0, ""), (6.1, "this run has 6.1 kimg"), (float("inf"), "this run may be of any length")],

@@ -51,17 +51,19 @@ class Rules:
         families: Families of the sources.
         kimg: Budget of the runs.
         rules: Those for few images first; among those for equally many the best first.
+        recipe: Keys that all runs had beside the shipped ones, as assignments.
     """
 
     families: tuple[str, ...]
     kimg: float
     rules: tuple[Rule, ...]
+    recipe: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Rules:
         """Return the rules that a file holds."""
         rules = tuple(Rule(**rule) for rule in raw["rules"])
-        return cls(tuple(raw["families"]), float(raw["kimg"]), rules)
+        return cls(tuple(raw["families"]), float(raw["kimg"]), rules, tuple(raw["recipe"]))
 
     def for_images(self, images: int) -> list[Rule]:
         """Return the rules for a number of training images: those of the smallest limit that it keeps to."""
@@ -89,7 +91,10 @@ def rules_of(families: Collection[str]) -> Rules:
 
 
 def derive(
-    tables: Mapping[str, Sequence[Mapping[str, Any]]], kimg: float, families: Collection[str]
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    kimg: float,
+    families: Collection[str],
+    recipe: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the rules that a table of methods supports, as they stand in the file.
 
@@ -102,6 +107,7 @@ def derive(
         tables: Number of images -> a row a method, as `benchmarks/methods.py` writes them.
         kimg: Budget of the runs.
         families: Families of the sources.
+        recipe: Keys that all runs had beside the shipped ones.
     """
     counts = sorted(map(int, tables))
     rules = []
@@ -112,7 +118,7 @@ def derive(
         told = [(row["method"], _measured(row, count, kimg)) for row in clear]
         for name, why in [*told, (PLAIN, _nothing_better(rows, clear, count, kimg))]:
             rules.append(asdict(Rule(limit, name, why)))
-    return {"families": sorted(families), "kimg": kimg, "rules": rules}
+    return {"families": sorted(families), "kimg": kimg, "recipe": list(recipe), "rules": rules}
 
 
 def _clearly_better(row: Mapping[str, Any]) -> bool:
@@ -190,6 +196,8 @@ def _reach(rules: Rules, families: Collection[str], kimg: float) -> list[str]:
         told.append(
             f"this was measured with {measured} sources only, and says little of family {', '.join(others)}"
         )
+    if rules.recipe:
+        told.append(f"methods were compared at {', '.join(rules.recipe)}, and not at other values")
     if kimg > FAR * rules.kimg:
         length = f"has {kimg:g} kimg" if math.isfinite(kimg) else "may be of any length"
         told.append(
