@@ -165,7 +165,9 @@ class Finetune(Section):
     )
     flip: bool = Field(True, description="Mirror half of the real images.")
     augment: Literal["none", "ada", "diffaugment"] = Field("ada", description="What D sees.")
-    ada_target: Fraction = Field(0.6, description="Target of ADA's over-fitting signal.")
+    ada_target: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.6, description="Target of ADA's over-fitting signal."
+    )
     ada_speed_kimg: Positive = Field(100.0, description="Images in which ADA's p can go from 0 to 1.")
     ada_p_max: Fraction = Field(0.85, description="Largest p of ADA.")
     freeze_d_layers: Annotated[int, Field(ge=0)] = Field(

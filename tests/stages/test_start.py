@@ -50,7 +50,10 @@ def test_scratch_has_no_source(tmp_path: Path) -> None:
 def test_a_source_of_larger_images_is_cut_and_says_so(tmp_path: Path, resolution: int) -> None:
     found = start(tmp_path, resolution=resolution)
     assert found.gan.spec.resolution == 32
-    assert found.changes == ("source near was cut to 32 px and 3 channels: 2 tensors are new",)
+    assert found.changes == (
+        "source near was cut to 32 px and 3 channels: "
+        "2 tensors are new, and are trained whatever finetune.method fixes",
+    )
 
 
 def test_other_channels_are_reconciled(tmp_path: Path) -> None:
@@ -100,6 +103,17 @@ def test_choosing_rows_for_the_sources_own_classes_has_no_effect_and_it_is_told(
 def test_labels_are_left_out_with_a_source_without_classes(tmp_path: Path) -> None:
     found = start(tmp_path, {"labels": 2})
     assert found.gan.spec.classes == 0 and "labels of the images are not used" in found.changes[0]
+
+
+def test_keys_of_what_a_source_has_or_has_not_are_told_to_have_no_effect(tmp_path: Path) -> None:
+    start(tmp_path)
+    chosen = {"finetune__target_class__rows": "soft", "finetune__fresh_discriminator": "true"}
+    found = begin(Workshop(tmp_path), **chosen)
+    assert found.changes == (
+        "finetune.target_class.rows=soft has no effect: source near has no classes",
+        "finetune.fresh_discriminator has no effect: source near has a discriminator",
+    )
+    assert found.gan.fresh == ()
 
 
 def test_a_generator_alone_is_refused_unless_a_fresh_discriminator_is_asked_for(tmp_path: Path) -> None:

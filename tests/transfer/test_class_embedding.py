@@ -317,6 +317,12 @@ def test_diversity_needs_what_it_compares(network: str) -> None:
     assert run.meter.take()["class_diversity"] > 0
 
 
+def test_more_starts_than_steps_are_refused(network: str) -> None:
+    assert tuner(network, whole={"budget": {"kimg": 0.016}, "batch": 4}, starts=4).steps_per_start == 1
+    with pytest.raises(ConfigError, match=r"class_embedding\.starts=5 .*finetune\.budget has 4"):
+        tuner(network, whole={"budget": {"kimg": 0.016}, "batch": 4}, starts=5)
+
+
 def test_what_does_not_fit_is_said(network: str) -> None:
     with pytest.raises(ConfigError, match="classes has 7"):
         tuner(network, classes=(7,))

@@ -140,6 +140,7 @@ UNREAD: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"augment": "none", "ada_target": 0.5}, "ada_target=0.5", "augment=none"),
     ({"augment": "diffaugment", "ada_speed_kimg": 5}, "ada_speed_kimg=5", "augment=diffaugment"),
+    ({"r1_gamma": 0, "r1_interval": 4}, "r1_interval=4", "r1_gamma=0"),
     ({"path_length_interval": 8}, "path_length_interval=8", "path_length_weight=0"),
 ]
 # The same keys where something reads them.

@@ -46,6 +46,11 @@ def plain_state(network: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def plain_name(parameter: str) -> str:
+    """Return the name of the tensor that a parameter is, or is what parametrizations act on."""
+    return parameter.removesuffix(".original").replace(MARK, "") if MARK in parameter else parameter
+
+
 def adapters(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that parametrizations brought, by name, without the tensors they act on."""
     return {

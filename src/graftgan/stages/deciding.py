@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from graftgan.checkpoints.catalogue import SCRATCH, Catalogue, Source
@@ -32,12 +32,14 @@ class Candidate:
 
     Attributes:
         source: Its catalogue entry.
-        spec: Sizes of its networks, fitted to the images where they can be.
+        spec: Sizes of its networks.
+        size: Resolution and channels that they are fitted to.
         fresh: Whether it is adapted beside a fresh D.
     """
 
     source: Source
     spec: GanSpec
+    size: tuple[int, int]
     fresh: bool
 
 
@@ -78,11 +80,11 @@ def _taking(params: Params, name: str) -> Params:
 def _candidate(source: Source, data: ImageSet, params: Params, cache: Path) -> Candidate:
     catalogue = Catalogue(params.rank.catalogue, cache)
     spec = catalogue.spec(source, cache)
-    if can_fit(spec, data):
-        spec = replace(spec, resolution=data.resolution, channels=data.channels)
+    fitted = data if can_fit(spec, data) else spec
     lacking = "discriminator" not in stored_networks(catalogue.folder(source, cache) / WEIGHTS)
     # Without that key the run ends whatever the method is, and with an error of its own.
-    return Candidate(source, spec, lacking and params.finetune.fresh_discriminator)
+    beside_fresh = lacking and params.finetune.fresh_discriminator
+    return Candidate(source, spec, (fitted.resolution, fitted.channels), beside_fresh)
 
 
 def check(params: Params, data: ImageSet, candidates: Iterable[Candidate], cache: Path) -> None:
@@ -97,7 +99,7 @@ def check(params: Params, data: ImageSet, candidates: Iterable[Candidate], cache
     check_memory_classes(settings, data)
     for candidate in candidates:
         check_memory_bases(candidate.source, params, cache)
-        check_networks(settings, candidate.spec, candidate.fresh, candidate.source.name)
+        check_networks(settings, candidate.spec, candidate.fresh, candidate.source.name, candidate.size)
 
 
 def budget_kimg(settings: Finetune, images: int) -> float:

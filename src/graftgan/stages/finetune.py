@@ -291,7 +291,7 @@ def make_stepper(
             trainer.set_prior(prior.moving)
     trainer.add_penalties([] if start.source is None else make_penalties(settings))
     if chosen.resting is not None and isinstance(trainer, Trainer):
-        trainer.add_phases(partial(chosen.resting, gan, settings))
+        trainer.add_phases(partial(chosen.rests, gan, settings))
     return trainer
 
 

@@ -17,6 +17,7 @@ from graftgan.stages.class_rows import fit_rows
 from graftgan.stages.target_class import class_mixture, told
 from graftgan.transfer import method
 
+TRAINED = "and are trained whatever finetune.method fixes"
 FRESH_D_RESULT = "beside a fresh D, a pretrained G keeps little of its advantage (Grigoryev et al. 2022)"
 
 
@@ -82,17 +83,23 @@ def _sized(gan: Gan, source: Source, data: ImageSet, seed: int) -> tuple[Gan, li
     refitted, new = family_module(gan.spec.family).refit(gan, data.resolution, data.channels, seed)
     verb = "cut" if data.resolution < px else "grown" if data.resolution > px else "changed"
     size = f"{data.resolution} px and {data.channels} channels"
-    return refitted, [f"source {source.name} was {verb} to {size}: {len(new)} tensors are new"]
+    return refitted, [f"source {source.name} was {verb} to {size}: {len(new)} tensors are new, {TRAINED}"]
 
 
 def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[Gan, list[str]]:
     lowest = int(data.labels("train").min(initial=0))
     highest = int(data.labels("train").max(initial=-1))
-    if not gan.spec.classes:
-        unused = f"source {source.name} has no classes: the labels of the images are not used"
-        given = params.finetune.method == "gan_memory" and params.finetune.gan_memory.classes is not None
-        return gan, [unused] if highest > 0 and not given else []
     rows = params.finetune.target_class.rows
+    if not gan.spec.classes:
+        found = []
+        if rows != "mean":
+            found.append(
+                f"finetune.target_class.rows={rows} has no effect: source {source.name} has no classes"
+            )
+        given = params.finetune.method == "gan_memory" and params.finetune.gan_memory.classes is not None
+        if highest > 0 and not given:
+            found.append(f"source {source.name} has no classes: the labels of the images are not used")
+        return gan, found
     if 0 <= lowest <= highest < gan.spec.classes:
         if rows == "mean":
             return gan, []
@@ -117,8 +124,11 @@ def _classed(gan: Gan, source: Source, data: ImageSet, params: Params) -> tuple[
 
 def _with_discriminator(gan: Gan, source: Source, params: Params) -> list[str]:
     chosen = method(params.finetune.method)
-    if "discriminator" not in gan.fresh or chosen.direct is not None:
+    if chosen.direct is not None:
         return []
+    if "discriminator" not in gan.fresh:
+        unused = f"finetune.fresh_discriminator has no effect: source {source.name} has a discriminator"
+        return [unused] if params.finetune.fresh_discriminator else []
     if not params.finetune.fresh_discriminator:
         raise ConfigError(
             f"source {source.name} has no discriminator: {FRESH_D_RESULT}",

@@ -13,7 +13,7 @@ from graftgan.gans import patch_heads
 from graftgan.gans.base import Gan
 from graftgan.gans.biggan.layers import SpectralNormed
 from graftgan.gans.biggan_deep.layers import StoredSpectralNorm
-from graftgan.gans.folding import adapters, fold
+from graftgan.gans.folding import adapters, fold, plain_name
 from graftgan.gans.miner import detach
 from graftgan.gans.stylegan3.generator import SynthesisLayer
 from graftgan.transfer.direct import DirectFactory
@@ -23,6 +23,12 @@ Preparation = Callable[[Gan, Finetune], None]
 Rest = Callable[[Gan, Finetune, int], set[str]]
 Check = Callable[[Finetune], None]
 Begins = Callable[[Finetune], tuple[str, float] | None]
+
+
+def fresh_parameters(gan: Gan, network: str) -> set[str]:
+    """Return the names of a network's parameters that its source did not have; a method never fixes them."""
+    fresh = gan.fresh_in(network)
+    return {name for name in every_parameter(getattr(gan, network)) if plain_name(name) in fresh}
 
 
 def every_parameter(network: nn.Module) -> set[str]:
@@ -68,14 +74,26 @@ class Method:
     direct: DirectFactory | None = None
 
     def apply(self, gan: Gan, settings: Finetune) -> None:
-        """Prepare the networks, turn gradients on for the tensors that move, and off for all others."""
+        """Prepare the networks, turn gradients on for the tensors that move, and off for all others.
+
+        What the source did not have moves with every method: fixed, it would stay random.
+        """
         self.even_out(gan, settings)
         if self.prepare is not None:
             self.prepare(gan, settings)
             gan.generator_ema.requires_grad_(False)
-        moving = self.trainable_generator(gan, settings)
+        moving = self.trainable_generator(gan, settings) | fresh_parameters(gan, "generator")
         _freeze_all_but(gan.generator, moving)
-        _freeze_all_but(gan.discriminator, self.trainable_discriminator(gan, settings))
+        moving = self.trainable_discriminator(gan, settings) | fresh_parameters(gan, "discriminator")
+        _freeze_all_but(gan.discriminator, moving)
+
+    def rests(self, gan: Gan, settings: Finetune, images_seen: int) -> set[str]:
+        """Return what does not move yet, or no longer, as `resting` names it; what is fresh always moves."""
+        if self.resting is None:
+            return set()
+        networks = ("generator", "discriminator")
+        fresh = {f"{network}.{name}" for network in networks for name in fresh_parameters(gan, network)}
+        return self.resting(gan, settings, images_seen) - fresh
 
     def even_out(self, gan: Gan, settings: Finetune) -> None:
         """Let G start as its average where something of G stays fixed, be it for a time.
@@ -91,9 +109,8 @@ class Method:
             gan = copy.deepcopy(gan)
             self.prepare(gan, settings)
         moving = self.trainable_generator(gan, settings)
-        if self.resting is not None:
-            resting = self.resting(gan, settings, 0)
-            moving = {name for name in moving if f"generator.{name}" not in resting}
+        resting = self.rests(gan, settings, 0)
+        moving = {name for name in moving if f"generator.{name}" not in resting}
         return bool(every_parameter(gan.generator) - moving)
 
     def finish(self, gan: Gan) -> int:

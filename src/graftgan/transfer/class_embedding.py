@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from graftgan.config import Finetune
+from graftgan.device import send
+from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.gans.class_table import PLACES, class_table, generate, take_classes, write_row
 from graftgan.training.loop import total_images
@@ -55,7 +57,8 @@ class ClassTuner(DirectTrainer):
         task: `gan` has a row for every class to tune, `source` the whole table.
 
     Raises:
-        ConfigError: The source has no class table, or the settings do not suit it.
+        ConfigError: The source has no class table, the settings do not suit it, or there are fewer steps than
+            starts.
         DataError: A class to tune has no images, and the objective needs some.
     """
 
@@ -82,7 +85,13 @@ class ClassTuner(DirectTrainer):
         super().__init__(task, groups)
         batch = task.settings.batch
         steps = total_images(task.settings.budget, len(task.images), batch) // batch
-        self.steps_per_start = max(steps // self.section.starts, 1)
+        if steps < (wanted := self.section.starts * len(self.targets)):
+            raise ConfigError(
+                f"finetune.class_embedding.starts={self.section.starts} for {len(self.targets)} rows takes "
+                f"{wanted} steps, finetune.budget has {steps}",
+                "lower finetune.class_embedding.starts, or raise finetune.budget",
+            )
+        self.steps_per_start = int(steps // self.section.starts)
 
     def _first_vectors(self, task: Task) -> list[nn.Parameter]:
         """Return where each start of each target begins; starts of a target stand together."""
@@ -153,7 +162,7 @@ class ClassTuner(DirectTrainer):
     def batch_latents(self, step: int) -> Tensor:
         """Return the latents [batch, z_dim] of a start's step, the same for `steps_per_latents` steps."""
         rng = self._own_rng(0, step // self.section.steps_per_latents)
-        return draw_latents(self.source.spec, self.settings.batch, rng)[0].to(self.device)
+        return send(draw_latents(self.source.spec, self.settings.batch, rng)[0], self.device)
 
     def loss(self) -> Tensor:
         """Return the objective of the active class less `alpha` times the diversity."""
@@ -167,7 +176,7 @@ class ClassTuner(DirectTrainer):
         if not isinstance(objective, NewClass):
             self.meter.add("loss_objective", loss)
         if self.preset.alpha:
-            pairs = random_pairs(len(z), self._own_rng(1, turn.step)).to(self.device)
+            pairs = send(random_pairs(len(z), self._own_rng(1, turn.step)), self.device)
             spread = diversity(self.compared(objective, images), z, pairs)
             self.meter.add("class_diversity", spread)
             loss = loss - self.preset.alpha * spread
@@ -199,7 +208,8 @@ class ClassTuner(DirectTrainer):
     def _reconstruction(self, turn: Turn, objective: Reconstruction, vector: Tensor) -> Tensor:
         codes = self.codes[self._place(turn)]
         count = min(self.settings.batch, len(codes))
-        chosen = torch.randperm(len(codes), generator=self._own_rng(0, turn.step))[:count].to(self.device)
+        order = torch.randperm(len(codes), generator=self._own_rng(0, turn.step))
+        chosen = send(order[:count], self.device)
         z = codes[chosen]
         loss = objective.of(self.draw(z, vector), chosen)
         self.meter.add("loss_objective", loss)

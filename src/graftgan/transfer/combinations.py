@@ -86,6 +86,9 @@ IDLE = (
         "nothing but ADA reads it", "ada",
     ),
     Idle(
+        ("r1_interval",), "r1_gamma", lambda s: not s.r1_gamma, "there is no R1 penalty", "0.5",
+    ),
+    Idle(
         ("path_length_interval",), "path_length_weight", lambda s: not s.path_length_weight,
         "there is no path length penalty", "2",
     ),

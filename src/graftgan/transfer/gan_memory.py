@@ -175,11 +175,12 @@ def prepare(gan: Gan, settings: Finetune) -> None:
         add_classes(gan, section.classes)
     earlier, layers = read_earlier(settings), compressed_layers(gan, settings)
     if section.compress.enabled and not layers:
-        keep = ", ".join(f"{share:g}" for share in section.compress.keep)
+        keep, most = ", ".join(f"{share:g}" for share in section.compress.keep), section.compress.up_to_px
         raise ConfigError(
-            f"finetune.gan_memory.compress.enabled=true with finetune.gan_memory.compress.keep=[{keep}] "
-            "leaves every layer whole: the source has few filters in its small blocks",
-            "lower the shares for few filters, such as keep=[0.8, 0.8, 0.8, 0.8, 0.8], or raise up_to_px",
+            f"finetune.gan_memory.compress.up_to_px={most} with "
+            f"finetune.gan_memory.compress.keep=[{keep}] leaves every layer whole: nothing that small has so "
+            "many filters",
+            "raise up_to_px, or lower the shares for few filters, such as keep=[0.8, 0.8, 0.8, 0.8, 0.8]",
         )
     starts = {name: starts_of(name, earlier) for name in layers}
     for network in (gan.generator, gan.generator_ema):

@@ -48,6 +48,8 @@ def graft(gan: Gan, settings: Finetune, limit: int) -> None:
             k: v for k, v in old.state_dict().items() if k in set(network.state_dict()) - head_names(network)
         }
         network.load_state_dict(kept, strict=False)
+    last = (f"discriminator.fc.{name}" for name in discriminator.fc.state_dict())
+    gan.fresh = (*gan.fresh, *(f"generator.{name}" for name in sorted(head_names(new))), *last)
     gan.spec = discriminator.spec = spec
     gan.generator = new.to(device)
     gan.generator_ema = average.to(device).eval().requires_grad_(False)

@@ -38,7 +38,7 @@ def refit(gan: Gan, resolution: int, channels: int, seed: int) -> tuple[Gan, tup
         new += [f"{network}.{name}" for name, tensor in wanted.items() if not _fits(old, name, tensor)]
         kept = {name: old[name] if _fits(old, name, tensor) else tensor for name, tensor in wanted.items()}
         getattr(refitted, network).load_state_dict(kept)
-    refitted.fresh = gan.fresh
+    refitted.fresh = (*gan.fresh, *(name for name in new if not name.startswith("generator_ema.")))
     return refitted, tuple(new)
 
 

@@ -12,6 +12,7 @@ from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan
 from graftgan.gans.patch_heads import is_patch_head
 from graftgan.training.penalty import Note
+from graftgan.transfer.base import fresh_parameters
 
 
 class BasePenalty:
@@ -64,6 +65,24 @@ class BasePenalty:
         """There is nothing to load."""
 
 
+def held_to_nothing(term: str, what: str, fresh: int, settings: Finetune) -> ConfigError:
+    """Return the error of a term that needs what the source had where tensors are new.
+
+    Args:
+        term: Name of the penalty.
+        what: What it holds, and to what.
+        fresh: Number of the tensors.
+        settings: Tell what made them new.
+    """
+    small = settings.filter_transfer.head == "small"
+    key = "finetune.filter_transfer.head=small" if small else "data.resolution or data.channels"
+    remedy = "set head=source" if small else "keep the source's size and channels"
+    return ConfigError(
+        f"finetune.penalties: {term} holds {what}, but {key} made {fresh} tensors that the source has not",
+        f"leave {term} out of finetune.penalties, or {remedy}",
+    )
+
+
 def moving(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that the method trains, by name; heads for patches have no source."""
     return {
@@ -73,18 +92,26 @@ def moving(network: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def anchors(network: nn.Module, penalty: str, which: str) -> dict[str, Tensor]:
-    """Return copies of the parameters that the method trains, as they are now.
+def anchors(gan: Gan, network: str, penalty: str, settings: Finetune) -> dict[str, Tensor]:
+    """Return copies of the parameters of the source that the method trains, as they are now.
 
     Args:
-        network: G or D, before the first step.
+        gan: The networks, before the first step.
+        network: `generator` or `discriminator`.
         penalty: Name of the penalty, for the message.
-        which: Name of the network, for the message.
+        settings: The recipe, for the message.
 
     Raises:
         ConfigError: The method trains none.
     """
-    found = {name: parameter.detach().clone() for name, parameter in moving(network).items()}
+    which, fresh = network[0].upper(), fresh_parameters(gan, network)
+    found = {
+        name: parameter.detach().clone()
+        for name, parameter in moving(getattr(gan, network)).items()
+        if name not in fresh
+    }
+    if not found and fresh:
+        raise held_to_nothing(penalty, f"{which} to its source", len(fresh), settings)
     if not found:
         raise ConfigError(
             f"finetune.penalties: {penalty} holds {which} near its source; finetune.method moves none of it",

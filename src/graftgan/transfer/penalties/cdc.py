@@ -21,7 +21,7 @@ from graftgan.gans.biggan_deep.layers import Conv as DeepConv
 from graftgan.gans.stylegan3.generator import SynthesisLayer as SynthesisLayer3
 from graftgan.training.penalty import Note
 from graftgan.transfer.levels import is_convolution
-from graftgan.transfer.penalties.base import BasePenalty
+from graftgan.transfer.penalties.base import BasePenalty, held_to_nothing
 from graftgan.transfer.recording import outputs_of
 from graftgan.world import sharding
 
@@ -105,7 +105,8 @@ class DistanceConsistency(BasePenalty):
         """Copy the source's generator.
 
         Raises:
-            ConfigError: If G has fewer layers to compare than are asked for, or the method moves none of it.
+            ConfigError: If G has fewer layers to compare than are asked for, the method moves none of it, or
+                parts of it are new.
         """
         super().start(gan, settings)
         chosen = compared_layers(gan.generator)
@@ -121,6 +122,8 @@ class DistanceConsistency(BasePenalty):
                 "finetune.penalties: cdc holds G to its source, but finetune.method moves none of G",
                 "leave cdc out of finetune.penalties, or choose another finetune.method",
             )
+        if fresh := gan.fresh_in("generator"):
+            raise held_to_nothing(self.name, "images to those of the source's G", len(fresh), settings)
         self.layers, self.batch = chosen[:wanted], settings.cdc.batch
         self.source = copy.deepcopy(gan.generator).eval().requires_grad_(False)
         self.rng = torch.Generator().manual_seed(settings.seed)

@@ -14,7 +14,7 @@ from graftgan.config import Finetune
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, draw_latents
 from graftgan.training.penalty import Note
-from graftgan.transfer.penalties.base import BasePenalty, anchors, moving
+from graftgan.transfer.penalties.base import BasePenalty, anchors, held_to_nothing, moving
 from graftgan.world import sharding, take_from_first
 
 
@@ -91,7 +91,8 @@ class ElasticWeightConsolidation(BasePenalty):
         """Copy the source's weights.
 
         Raises:
-            ConfigError: If the source has no discriminator, or the method moves nothing of G.
+            ConfigError: If the source has no discriminator or lacks other tensors, or the method moves
+                nothing of G.
         """
         super().start(gan, settings)
         if "discriminator" in gan.fresh:
@@ -101,7 +102,9 @@ class ElasticWeightConsolidation(BasePenalty):
                 "use l2_sp, which asks none, or choose another source",
             )
         self.samples, self.seed = settings.ewc_samples, settings.seed
-        self.anchors = anchors(gan.generator, self.name, "G")
+        if gan.fresh:
+            raise held_to_nothing(self.name, "G to what the source's G and D know", len(gan.fresh), settings)
+        self.anchors = anchors(gan, "generator", self.name, settings)
         self.fisher: dict[str, Tensor] = {}
 
     def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor:

@@ -28,7 +28,7 @@ class StartingPoint(BasePenalty):
     weight_key = "l2_sp_weight"
 
     def start(self, gan: Gan, settings: Finetune) -> None:
-        """Copy the source's weights.
+        """Copy the source's weights; what is new has none to stay near.
 
         Raises:
             ConfigError: If the method moves nothing, or D is to be held near a source that it does not have.
@@ -40,8 +40,10 @@ class StartingPoint(BasePenalty):
                 "a new one",
                 "set finetune.l2_sp_on_d=false, or choose a source with a discriminator",
             )
-        self.anchors_g = anchors(gan.generator, self.name, "G")
-        self.anchors_d = anchors(gan.discriminator, self.name, "D") if settings.l2_sp_on_d else {}
+        self.anchors_g = anchors(gan, "generator", self.name, settings)
+        self.anchors_d = {}
+        if settings.l2_sp_on_d:
+            self.anchors_d = anchors(gan, "discriminator", self.name, settings)
 
     def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor:
         """Return the term of G's loss."""
