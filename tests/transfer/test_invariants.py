@@ -13,10 +13,11 @@ from graftgan.checkpoints.store import gan_tensors
 from graftgan.errors import GraftganError
 from graftgan.gans.base import Gan
 from graftgan.training.stepper import Stepper
+from graftgan.training.trainer import Trainer
 from graftgan.transfer import METHODS, method
 from graftgan.transfer.direct import Task
 from graftgan.transfer.invariants import Fixed, digest, displacement
-from transfer.families import OTHERS, SIZES, small, trainer
+from transfer.families import OTHERS, SIZES, moved, small, trainer
 
 KEYS: dict[str, dict[str, Any]] = {
     "minegan": {"minegan": {"joint_from": None}},
@@ -75,8 +76,20 @@ def test_what_a_method_fixes_stays_in_every_family(name: str, family: str) -> No
     }
     # All that stayed is known: beside it only what has no influence or no gradient yet.
     after, known = everything(run), {n.replace("generator.", "g.", 1) for n in fixed.tensors}
-    moved = {n for n in after if not torch.equal(after[n], before[n])}
-    assert moved and not moved & known
+    other = {n for n in after if not torch.equal(after[n], before[n])}
+    assert other and not other & known
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [(name, family) for name, family in SUITED if METHODS[name].direct is None]
+)
+def test_every_tensor_that_a_method_trains_moves(name: str, family: str) -> None:
+    """None is forgotten on the way from the loss to the optimiser; `train` tells what has no slope at 0."""
+    run, _ = begun(name, family)
+    assert isinstance(run, Trainer)
+    found = moved(run, steps=4)
+    for network, names in zip((run.gan.generator, run.gan.discriminator), found, strict=True):
+        assert names == {n for n, parameter in network.named_parameters() if parameter.requires_grad}
 
 
 def changed(gan: Gan, network: str, name: str) -> None:
