@@ -228,8 +228,8 @@ class Desk:
         self.caches += 1
         return self.root / f"cache{self.caches}"
 
-    def run(self, name: str, out: str, cache: Path, **changes: Any) -> float:
-        """Run a stage and return its processor time."""
+    def run(self, name: str, out: str, cache: Path, force: bool = True, **changes: Any) -> float:
+        """Run a stage, unless nothing changed and it is not forced, and return the processor time."""
         settings = {
             "rank.catalogue": self.root / "catalogue.yaml", "rank.samples": self.samples,
             "rank.extractor": "efflite0-128", "runtime.device": "cpu", "runtime.workers": 1,
@@ -240,7 +240,7 @@ class Desk:
         job = Job(stage(name), params, *default_paths(stage(name), self.root / out))
         quiet = logging.getLogger("quiet")
         started = time.process_time()
-        run_job(job, lambda state: Context(state, cache, quiet, NullProgress()), force=True)
+        run_job(job, lambda state: Context(state, cache, quiet, NullProgress()), force=force)
         return time.process_time() - started
 
     def rank(self, target: int, sources: int, cache: Path) -> float:
@@ -262,6 +262,18 @@ def prepare_curve(desk: Desk, quick: bool) -> Curve:
         return (lambda: desk.run("prepare", "prepared", desk.fresh_cache(), data__path=folder)), float(count)
 
     return measured("prepare, PNG of 32 px", "images", counts, make, runs=1)
+
+
+def unchanged_curve(desk: Desk, quick: bool) -> Curve:
+    """Return `prepare` of a folder that did not change against its files."""
+    counts = (50, 100) if quick else (2000, 4000, 8000, 16_000)
+
+    def make(count: int) -> tuple[Callable[[], object], float]:
+        folder, cache, out = desk.images(count, 1), desk.fresh_cache(), f"unchanged{count}"
+        desk.run("prepare", out, cache, data__path=folder)
+        return (lambda: desk.run("prepare", out, cache, force=False, data__path=folder)), float(count)
+
+    return measured("prepare, folder unchanged", "files", counts, make)
 
 
 def duplicates_curve(quick: bool) -> Curve:
@@ -376,7 +388,7 @@ def main() -> None:
         desk = Desk(Path(place), samples, 60 if options.quick else 150)
         curves = [*training_curves(options.quick), *metric_curves(options.quick)]
         curves += [features_curve(options.quick), prepare_curve(desk, options.quick)]
-        curves.append(duplicates_curve(options.quick))
+        curves += [unchanged_curve(desk, options.quick), duplicates_curve(options.quick)]
         of_rank, plan = rank_plan(desk, options.quick)
     curves.append(of_rank)
     if not options.quick:
