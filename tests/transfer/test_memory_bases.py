@@ -340,7 +340,7 @@ def test_what_does_not_fit_is_refused(tasks: tuple[Path, Path], base: Path, tmp_
 
 
 def test_shares_that_leave_everything_whole_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"compress\.enabled=true.*compress\.keep=\[1, 1") as error:
+    with pytest.raises(ConfigError, match=r"compress\.up_to_px=8 .*compress\.keep=\[1, 1") as error:
         method("gan_memory").apply(small("stylegan2"), recipe(**settings_of(keep=[1, 1, 0.95, 0.9, 0.8])))
     assert "keep=[0.8" in error.value.remedy
 

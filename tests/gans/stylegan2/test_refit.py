@@ -52,10 +52,11 @@ def test_other_channels_renew_only_the_layers_that_touch_the_image(channels: int
 def test_a_fresh_discriminator_stays_marked_and_seeds_decide() -> None:
     source = build(SPEC, seed=0)
     source.fresh = ("discriminator",)
-    first, _ = refit(source, 128, 3, seed=1)
+    first, new = refit(source, 128, 3, seed=1)
     again, _ = refit(source, 128, 3, seed=1)
     other, _ = refit(source, 128, 3, seed=2)
     name = "b128.conv0.weight"
-    assert first.fresh == ("discriminator",)
+    assert first.fresh == ("discriminator", *(tensor for tensor in new if "generator_ema" not in tensor))
+    assert f"generator.synthesis.{name}" in first.fresh
     assert torch.equal(first.discriminator.state_dict()[name], again.discriminator.state_dict()[name])
     assert not torch.equal(first.discriminator.state_dict()[name], other.discriminator.state_dict()[name])
