@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftgan.config import Finetune
+from graftgan.device import send
 from graftgan.errors import ConfigError
 from graftgan.gans.base import Gan, Generator, StyledGenerator, draw_latents
 from graftgan.gans.biggan_deep.layers import Conv as DeepConv
@@ -131,7 +132,7 @@ class DistanceConsistency(BasePenalty):
     def generator_term(self, gan: Gan, fakes: Tensor, logits: Tensor, note: Note) -> Tensor:
         """Return the term of G's loss."""
         z, labels = draw_latents(gan.spec, self.batch, self.rng, gan.prior)
-        z, labels = z.to(fakes.device), None if labels is None else labels.to(fakes.device)
+        z, labels = send(z, fakes.device), None if labels is None else send(labels, fakes.device)
         # So few images are not worth cutting over workers; each computes the whole term.
         with sharding(on=False):
             with torch.no_grad():
