@@ -83,7 +83,8 @@ class Reals:
 
     def next(self) -> Tensor:
         """Return images [N, 3, R, R] in [-1, 1]."""
-        rows = torch.arange(self.at, self.at + self.batch) % len(self.images)
+        place = self.images.device  # Rows of the host would make it wait, which the peers do not.
+        rows = torch.arange(self.at, self.at + self.batch, device=place) % len(self.images)
         self.at += self.batch
         return self.images[rows].float() / 127.5 - 1
 
