@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,28 @@ def test_the_table_of_the_sources_families_counts(monkeypatch: pytest.MonkeyPatc
     assert decide(25, ["biggan"]).why == "biggan"
     only(monkeypatch, Rule(None, "full", "first"))
     assert decide(25, ["dcgan"]).why.startswith("first; this was measured with stylegan2 sources only")
+
+
+@pytest.mark.parametrize(
+    ("kimg", "method"),
+    [
+        (0.0, "lora"),
+        (3.0, "lora"),
+        (8.4, "lora"),
+        (8.6, "freeze_d"),
+        (24.0, "freeze_d"),
+        (math.inf, "freeze_d"),
+    ],
+)
+def test_of_two_budgets_the_nearer_one_counts(
+    monkeypatch: pytest.MonkeyPatch, kimg: float, method: str
+) -> None:
+    """The border between 3 and 24 kimg is their geometric mean."""
+    tables = [
+        Rules(("stylegan2",), one, (Rule(None, m, ""),)) for one, m in ((3.0, "lora"), (24.0, "freeze_d"))
+    ]
+    monkeypatch.setattr("graftgan.transfer.auto.TABLES", tuple(tables))
+    assert decide(25, ["stylegan2"], kimg=kimg).method == method
 
 
 def test_a_method_that_a_family_has_no_layers_for_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,9 +85,15 @@ class Decision:
     why: str
 
 
-def rules_of(families: Collection[str]) -> Rules:
-    """Return the rules measured with sources of these families, or else those of the first table."""
-    return next((rules for rules in TABLES if set(families) <= set(rules.families)), TABLES[0])
+def rules_of(families: Collection[str], kimg: float = 0.0) -> Rules:
+    """Return the rules measured with sources of these families, or else those of the first table.
+
+    Of tables of several budgets the one that is nearest to `kimg`, as a ratio, counts.
+    """
+    found = [rules for rules in TABLES if set(families) <= set(rules.families)] or [TABLES[0]]
+    budgets = [rules.kimg for rules in found]
+    within = min(max(kimg, min(budgets)), max(budgets))
+    return min(found, key=lambda rules: abs(math.log(rules.kimg / within)))
 
 
 def derive(
@@ -169,7 +175,7 @@ def decide(
     foreign: list[str] = []
     refused: list[str] = []
     found: Rule | None = None
-    rules = rules_of(families)
+    rules = rules_of(families, kimg)
     for rule in rules.for_images(images):
         known = METHODS[rule.method].families
         if known is not None and not set(families) <= set(known):
